@@ -1,0 +1,1 @@
+"""The lifecycle from raw web pages to a chatting assistant."""
