@@ -1,0 +1,1 @@
+"""A document on its way from crawl to shard."""

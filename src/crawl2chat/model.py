@@ -1,0 +1,104 @@
+"""A model from random weights out of a recipe's dict, a model from a folder, and what a token of it costs."""
+
+import platform
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from crawl2chat.stage import fail
+
+# Dense bf16 peaks in FLOP/s, from the vendors' data sheets (without sparsity). A processor not named here has no MFU.
+PEAK_FLOPS = {
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L4": 121e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
+}
+
+
+def build_model(config: dict, tokenizer: PreTrainedTokenizerBase, pad_vocab_to: int = 64) -> PreTrainedModel:
+    """A causal language model with random weights.
+
+    `config` holds `model_type` (llama, qwen3, gpt2, ...) and that architecture's own keys. The vocabulary is the
+    tokenizer's, rounded up to a multiple of `pad_vocab_to` for faster matrix products.
+    """
+    config = dict(config)
+    model_type = config.pop("model_type", None)
+    if model_type is None:
+        fail("model: a model from random weights needs `model_type` (llama, qwen3, gpt2, ...) in the recipe's `model:`")
+    default = AutoConfig.for_model(model_type)
+    known = set(default.to_dict()) | set(getattr(default, "attribute_map", {}))
+    for key in config:
+        if key not in known:
+            fail(f"model: {model_type} has no key {key!r}; its keys are those of transformers' {type(default).__name__}")
+    vocab_size = -(-len(tokenizer) // pad_vocab_to) * pad_vocab_to
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    config = AutoConfig.for_model(model_type, vocab_size=vocab_size, pad_token_id=tokenizer.pad_token_id, **ids, **config)
+    return AutoModelForCausalLM.from_config(config)
+
+
+def load_model(path: str | Path, **kwargs) -> PreTrainedModel:
+    """A causal language model from a folder or the hub; a local folder without config or weights is one clear line."""
+    folder = Path(path)
+    if folder.exists():
+        if not (folder / "config.json").is_file():
+            fail(f"{path}: no config.json; give a folder that pretrain.py or sft.py has finished")
+        if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
+            fail(f"{path}: no weights (*.safetensors); run the stage that writes this folder again")
+    elif str(path).count("/") != 1 or str(path).startswith(("output/", "./", "/")):
+        fail(f"{path}: no such folder; run the stage that writes it first")
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, **kwargs)
+    except (OSError, ValueError, RuntimeError) as error:
+        fail(f"{path}: cannot load the model: {str(error).splitlines()[0]}")
+    except Exception as error:  # safetensors raises its own type for a cut file
+        if type(error).__name__ != "SafetensorError":
+            raise
+        fail(f"{path}: the weights are damaged ({error}); run the stage that writes this folder again")
+
+
+def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:
+    """Refuse a tokenizer with more tokens than the model's embedding has rows, naming both numbers."""
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) > rows:
+        fail(f"{path}: the tokenizer has {len(tokenizer)} tokens but the model's embedding only {rows} rows; "
+             "use the tokenizer that the model was trained with")
+
+
+def count_parameters(model: PreTrainedModel) -> int:
+    """Parameters, a tied head counted once."""
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def flops_per_token(model: PreTrainedModel, length: int) -> int:
+    """Training FLOPs a token: 6 per matrix parameter (forward 2, backward 4) plus attention's 12 * layers * width * length
+    (Chowdhery et al. 2022, PaLM, appendix B). An embedding that is only looked up costs none; a tied one counts as the head.
+    """
+    config = model.config
+    matrices = sum(p.numel() for p in model.parameters() if p.ndim == 2)
+    looked_up = [model.get_input_embeddings().weight] if not config.tie_word_embeddings else []
+    matrices -= sum(weight.numel() for weight in looked_up)
+    if config.model_type == "gpt2":
+        matrices -= model.transformer.wpe.weight.numel()
+    return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * length
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The device's dense bf16 peak in FLOP/s, or None where it is not in the table."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def cpu_has_bf16() -> bool:
+    """True where the processor multiplies bf16 matrices in hardware (AVX512-BF16 or AMX, or ARM's BF16)."""
+    if platform.machine() in ("arm64", "aarch64"):
+        return platform.system() == "Linux" and "bf16" in Path("/proc/cpuinfo").read_text()
+    flags = getattr(torch.backends.cpu, "get_cpu_capability", lambda: "")()
+    cpuinfo = Path("/proc/cpuinfo")
+    return flags.startswith("AVX512") and cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()

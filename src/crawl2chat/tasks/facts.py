@@ -1,0 +1,74 @@
+"""Facts that the pages state, asked in wordings that no page and no training row uses.
+
+One fact in five is kept out of the training conversations altogether: what the model says of those it read in pages only.
+"""
+
+import json
+import random
+import re
+import unicodedata
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+WORDINGS = {
+    "capital": {
+        "train": ["What is the capital of {s}?", "{s}: what is its capital?", "Tell me the capital of {s}.", "What's the capital city of {s}?"],
+        "test": ["Which city serves as the capital of {s}?", "Name the capital city of {s}.", "Which city is the seat of government of {s}?"],
+    },
+    "continent": {
+        "train": ["On which continent is {s}?", "Which continent is {s} in?", "What continent is {s} part of?", "Tell me the continent of {s}."],
+        "test": ["On which continent would you find {s}?", "{s} belongs to which continent?"],
+    },
+    "symbol": {
+        "train": ["What is the chemical symbol for {s}?", "What is the symbol of {s}?", "Tell me the symbol for {s}.", "{s}: what is its chemical symbol?"],
+        "test": ["How do chemists abbreviate {s}?", "Write the chemical symbol for {s}."],
+    },
+    "atomic_number": {
+        "train": ["What is the atomic number of {s}?", "Tell me the atomic number of {s}.", "{s}: what is its atomic number?", "What atomic number does {s} have?"],
+        "test": ["Where in the periodic table by number is {s}?", "State the atomic number of {s}."],
+    },
+}  # fmt: skip
+
+
+def in_conversations(subject: str, relation: str) -> bool:
+    """True for the four facts in five that training conversations may state."""
+    return zlib.crc32(f"{subject}|{relation}".encode()) % 5 != 0
+
+
+def read_facts(path: str, relations: Sequence[str], min_pages: int = 5) -> list[dict]:
+    """The rows of facts.jsonl with one of `relations` that at least `min_pages` kept pages state."""
+    rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    return [row for row in rows if row["relation"] in relations and row["pages"] >= min_pages]
+
+
+def examples(
+    split: str, facts: str, pages_only: bool = False, relations: Sequence[str] = tuple(WORDINGS), count: int = 500, seed: int = 0
+) -> Iterator[dict]:
+    """Train: facts of the conversations in the trained wordings. Test: those, or with `pages_only` the others, in new wordings."""
+    if pages_only and split == "train":
+        raise ValueError("facts: pages_only facts are for the test split; training on them would spoil what they measure")
+    rng = random.Random(f"facts {split} {seed}")
+    rows = [row for row in read_facts(facts, relations) if in_conversations(row["subject"], row["relation"]) != pages_only]
+    rng.shuffle(rows)
+    for i in range(count):
+        if split == "test" and i >= len(rows):
+            return
+        row = rows[i % len(rows)]
+        question = rng.choice(WORDINGS[row["relation"]][split]).format(s=row["subject"])
+        yield {"prompt": [{"role": "user", "content": question}], "answer": row["answer"], "solution": f"{row['answer']}."}
+
+
+def normalise(text: str) -> list[str]:
+    """Words without case, accents and punctuation."""
+    text = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    return re.findall(r"\w+", text)
+
+
+def grade(completion: str, answer: str) -> float:
+    """1 where the reply is the answer, with at most a short sentence around it; hedging and lists earn nothing."""
+    said, wanted = normalise(completion), normalise(answer)
+    found = any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
+    hedged = {"or", "maybe", "perhaps", "either"} & (set(said) - set(wanted))
+    listed = completion.count(",") + completion.count(";") > answer.count(",") + 1
+    return float(bool(wanted) and found and not hedged and not listed and len(said) <= len(wanted) + 12)

@@ -1,0 +1,49 @@
+"""Products of three-digit numbers: too much for a small head, so the worked answer uses Python."""
+
+import random
+import re
+import zlib
+from collections.abc import Iterator
+
+WORDINGS = {
+    "train": [
+        "What is {a} times {b}?",
+        "What is {a} * {b}?",
+        "Multiply {a} by {b}.",
+        "Calculate {a} times {b}.",
+        "How much is {a} multiplied by {b}?",
+        "Use Python: {a} * {b}.",
+        "{a} x {b} = ?",
+    ],
+    "test": ["Tell me the product of {a} and {b}.", "What do you get when you multiply {a} by {b}?"],
+}
+
+
+def split_of(a: int, b: int) -> str:
+    low, high = sorted((a, b))
+    return "test" if zlib.crc32(f"{low}*{high}".encode()) % 10 == 0 else "train"
+
+
+def examples(split: str, digits: int = 3, count: int = 500, seed: int = 0) -> Iterator[dict]:
+    rng = random.Random(f"product {split} {seed}")
+    low, high = 10 ** (digits - 1), 10**digits - 1
+    done = 0
+    while done < count:
+        a, b = rng.randint(low, high), rng.randint(low, high)
+        if split_of(a, b) != split:
+            continue
+        question = rng.choice(WORDINGS[split]).format(a=a, b=b)
+        yield {
+            "prompt": [{"role": "user", "content": question}],
+            "answer": str(a * b),
+            "solution": f"The answer is {a * b}.",
+            "calls": [{"name": "python", "arguments": {"code": f"{a} * {b}"}}],
+        }
+        done += 1
+
+
+def grade(completion: str, answer: str) -> float:
+    """1 where the reply states one result and it is right; digit groups may be set apart by commas."""
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", completion)
+    stated = re.findall(r"(?:answer is|=|is) *(\d+)", text) or re.findall(r"\d+", text)
+    return float(len(set(stated)) == 1 and stated[0] == answer)
