@@ -1,0 +1,87 @@
+"""Numbers that say how good a model is: plain functions, and each again as an `evaluate.Metric` that needs no hub."""
+
+import math
+from collections.abc import Sequence
+from statistics import fmean, stdev
+
+import datasets
+import evaluate
+
+
+def accuracy(scores: Sequence[float | None]) -> dict[str, float]:
+    """Mean score with its standard error.
+
+    A score is 0 to 1, or None where no verdict could be had (the grader failed): None is left out of the mean and
+    counted in `ungraded`, never taken for 0. The standard error is the sample standard deviation / sqrt(n), 0 for one
+    score. Returns accuracy, stderr, n (graded), ungraded; raises ValueError where nothing was graded.
+    """
+    graded = [float(score) for score in scores if score is not None]
+    if not graded:
+        raise ValueError(f"none of {len(scores)} answers was graded: there is no accuracy to give")
+    stderr = stdev(graded) / math.sqrt(len(graded)) if len(graded) > 1 else 0.0
+    return {"accuracy": fmean(graded), "stderr": stderr, "n": len(graded), "ungraded": len(scores) - len(graded)}
+
+
+def pass_at_k(samples: int, right: int, k: int) -> float:
+    """Probability that at least one of k draws is right, estimated without bias from `right` of `samples` draws.
+
+    1 - C(samples - right, k) / C(samples, k), as in Chen et al. 2021 (arXiv:2107.03374), equation 1.
+    Raises ValueError unless 0 <= right <= samples and 1 <= k <= samples.
+    """
+    if not (0 <= right <= samples and 1 <= k <= samples):
+        raise ValueError(f"pass@{k} needs 1 <= k <= samples and 0 <= right <= samples, got {right} right of {samples}")
+    return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def bits_per_byte(nats: float, utf8_bytes: int) -> float:
+    """Negative log-likelihood in nats over a text's length in UTF-8 bytes, as bits: comparable across tokenizers."""
+    if utf8_bytes <= 0:
+        raise ValueError(f"bits per byte needs at least one byte of text, got {utf8_bytes}")
+    return nats / math.log(2) / utf8_bytes
+
+
+class Metric(evaluate.Metric):
+    """An `evaluate.Metric` that keeps its rows in memory; subclasses name their columns and compute."""
+
+    columns: dict
+    paper = ""
+
+    def __init__(self, **kwargs) -> None:
+        super().__init__(**{"keep_in_memory": True, **kwargs})
+
+    def _info(self) -> evaluate.MetricInfo:
+        return evaluate.MetricInfo(
+            description=self.__doc__,
+            citation=self.paper,
+            inputs_description="",
+            features=datasets.Features(self.columns),
+        )
+
+
+class Accuracy(Metric):
+    """Mean of scores between 0 and 1; `predictions` are the scores, None where the grader failed."""
+
+    columns = {"predictions": datasets.Value("float64")}
+
+    def _compute(self, predictions: list[float | None]) -> dict[str, float]:
+        return accuracy(predictions)
+
+
+class PassAtK(Metric):
+    """pass@k over problems; `predictions` are each problem's sampled scores (right where 1), `k` a list of draws."""
+
+    columns = {"predictions": datasets.Sequence(datasets.Value("float64"))}
+    paper = "Chen et al. 2021, Evaluating Large Language Models Trained on Code, arXiv:2107.03374"
+
+    def _compute(self, predictions: list[list[float]], k: Sequence[int] = (1,)) -> dict[str, float]:
+        counts = [(len(scores), sum(score >= 1 for score in scores)) for scores in predictions]
+        return {f"pass@{draws}": fmean(pass_at_k(n, right, draws) for n, right in counts) for draws in k}
+
+
+class BitsPerByte(Metric):
+    """Bits per byte over documents; `predictions` are their negative log-likelihoods in nats, `references` bytes."""
+
+    columns = {"predictions": datasets.Value("float64"), "references": datasets.Value("int64")}
+
+    def _compute(self, predictions: list[float], references: list[int]) -> dict[str, float]:
+        return {"bits_per_byte": bits_per_byte(math.fsum(predictions), sum(references))}
