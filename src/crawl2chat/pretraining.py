@@ -4,17 +4,21 @@ import hashlib
 import json
 import os
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, SequentialSampler
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase, Trainer
 
 from crawl2chat.data.shards import documents, shard_files
+from crawl2chat.engine import complete
+from crawl2chat.evaluation import bits_per_byte
+from crawl2chat.protocol import END_OF_TEXT
 from crawl2chat.stage import fail, write_text
 
 
@@ -61,7 +65,7 @@ def write_tokens(source: Source, tokenizer: PreTrainedTokenizerBase, folder: Pat
         apart = [rows[i]["text"] for i in order if held_out(rows[i].get("id") or rows[i]["text"], held_out_share)]
         if not kept:
             fail(f"{source.path}: no document is left for training after holding out {held_out_share:.0%}")
-        end = np.array([tokenizer.bos_token_id], dtype)
+        end = np.array([tokenizer.convert_tokens_to_ids(END_OF_TEXT)], dtype)
         temporary = ids_file.with_suffix(".tmp")
         with open(temporary, "wb") as handle:
             for start in tqdm(range(0, len(kept), 512), desc=f"encode {source.name}", leave=False):
@@ -130,3 +134,47 @@ def held_out_texts(sources: Sequence[Tokens], most: int) -> Iterator[dict]:
     for source in sources:
         for text in source.held_out[:most]:
             yield {"text": text, "source": source.name}
+
+
+class PretrainingTrainer(Trainer):
+    """Trainer for packed rows: reads them in the run's order, and evaluates by bits per byte and by samples.
+
+    Args:
+        shares: bytes that each source contributes to a training token, which weigh its held-out bits per byte.
+        prompts: continued greedily at every evaluation and kept in `output_dir`/samples.jsonl.
+    """
+
+    def __init__(self, *args, shares: dict[str, float], prompts: Sequence[str], **kwargs):
+        super().__init__(*args, data_collator=collate, **kwargs)
+        self.shares, self.prompts = shares, list(prompts)
+        self.model_accepts_loss_kwargs = False
+
+    def _get_train_sampler(self, dataset: Dataset | None = None) -> SequentialSampler:
+        return SequentialSampler(self.train_dataset)
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """{"eval_bits_per_byte", "eval_bits_per_byte_<source>"}; also writes the samples of this moment."""
+        model = self.accelerator.unwrap_model(self.model).eval()
+        texts = defaultdict(list)
+        for row in eval_dataset or self.eval_dataset:
+            texts[row["source"]].append(row["text"])
+        scores = {name: bits_per_byte(model, self.processing_class, part) for name, part in texts.items()}
+        total = sum(self.shares[name] for name in scores)
+        mean = sum(self.shares[name] * score for name, score in scores.items()) / total
+        metrics = {"eval_bits_per_byte": mean, **{f"eval_bits_per_byte_{name}": score for name, score in scores.items()}}
+        self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        if self.prompts and self.is_world_process_zero():
+            completions = complete(model, self.processing_class, self.prompts, max_new_tokens=32)
+            with open(Path(self.args.output_dir) / "samples.jsonl", "a", encoding="utf-8") as handle:
+                for prompt, completion in zip(self.prompts, completions, strict=True):
+                    row = {"step": self.state.global_step, "prompt": prompt, "text": completion.text}
+                    handle.write(json.dumps(row) + "\n")
+                    tqdm.write(f"  step {self.state.global_step}: {prompt}|{completion.text!r}")
+        model.train()
+        return metrics
+
+    def recent_loss(self, last: int = 5) -> float:
+        """Mean of the last logged training losses (nats a token)."""
+        losses = [row["loss"] for row in self.state.log_history if "loss" in row]
+        return sum(losses[-last:]) / len(losses[-last:])

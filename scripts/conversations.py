@@ -1,0 +1,111 @@
+"""Write conversations for supervised finetuning, and the questions that are held out from it, from the tasks of the recipe.
+
+Reads: facts.jsonl and shards of scripts/data.py
+Writes: <task>/train.jsonl ({"messages", "task"}), <task>/test.jsonl ({"prompt", "answer", ...}), metrics.json
+
+python scripts/conversations.py recipes/laptop/conversations.yaml
+"""
+
+import importlib
+import inspect
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from crawl2chat.recipe import parse_recipe
+from crawl2chat.stage import fail, finish, write_text
+from crawl2chat.tools.interpreter import open_interpreter
+from crawl2chat.tools.search import build_index, open_index
+
+
+@dataclass
+class TaskRows:
+    """How many conversations of one task, and the task's own knobs."""
+
+    name: str = field(metadata={"help": "the folder they are written to, and what metrics call them"})
+    task: str = field(metadata={"help": "a module of src/crawl2chat/tasks"})
+    train: int = field(default=0, metadata={"help": "conversations to train on", "ge": 0})
+    test: int = field(default=0, metadata={"help": "questions held out", "ge": 0})
+    knobs: dict = field(default_factory=dict, metadata={"help": "arguments of the task's examples()"})
+
+
+@dataclass
+class ConversationsConfig:
+    """What is asked, how often, and the pages that search looks into."""
+
+    tasks: list[TaskRows] = field(metadata={"help": "one entry a task"})
+    output_dir: str = field(metadata={"help": "where the rows go"})
+    search_pages: list[str] = field(default_factory=list, metadata={"help": "shards that search looks into", "reads": True})
+    seed: int = field(default=0, metadata={"help": "decides questions and wordings"})
+
+
+RECIPE = (ConversationsConfig,)
+
+
+def converse(example: dict, tools: dict) -> list[dict]:
+    """The whole conversation: the prompt, the tool calls with what the tools really answer, the solution."""
+    turns = list(example["prompt"])
+    for call in example.get("calls", []):
+        turns.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]})
+        turns.append({"role": "tool", "name": call["name"], "content": tools[call["name"]](**call["arguments"])})
+    return [*turns, {"role": "assistant", "content": example["solution"]}]
+
+
+def main(config: ConversationsConfig) -> None:
+    # tools answer for real: a conversation whose results do not hold the answer teaches invention, so it is dropped
+    output = Path(config.output_dir)
+    tools = {"python": open_interpreter()}
+    if config.search_pages:
+        build_index(config.search_pages, output / "index")
+        tools["search"] = open_index(output / "index")
+
+    rows, dropped, asked_in_training = Counter(), Counter(), set()
+    for entry in tqdm(config.tasks, desc="conversations"):
+        try:
+            task = importlib.import_module(f"crawl2chat.tasks.{entry.task}")
+        except ModuleNotFoundError:
+            known = sorted(p.stem for p in Path(__file__).parents[1].glob("src/crawl2chat/tasks/[a-z]*.py"))
+            fail(f"conversations: no task {entry.task!r} in src/crawl2chat/tasks; there are {', '.join(known)}")
+        unknown = set(entry.knobs) - set(inspect.signature(task.examples).parameters)
+        if unknown:
+            fail(f"conversations: task {entry.task} has no knob {sorted(unknown)[0]!r}; see its examples()")
+
+        # train
+        lines = []
+        for example in task.examples("train", count=entry.train, seed=config.seed, **entry.knobs) if entry.train else ():
+            messages = converse(example, tools)
+            results = [m["content"] for m in messages if m["role"] == "tool"]
+            if results and example["answer"].lower() not in results[-1].lower():
+                dropped[entry.name] += 1
+                continue
+            asked_in_training.add(json.dumps(example["prompt"]))
+            lines.append(json.dumps({"messages": messages, "task": entry.name}))
+        if entry.train and not lines:
+            fail(f"conversations: {entry.name} gave no row to train on ({dropped[entry.name]} dropped); check its knobs")
+        write_text(output / entry.name / "train.jsonl", "".join(f"{line}\n" for line in lines))
+        rows[entry.name] = len(lines)
+
+        # test: no question of the training rows, whatever the task promises
+        lines = []
+        for example in task.examples("test", count=entry.test, seed=config.seed, **entry.knobs) if entry.test else ():
+            if json.dumps(example["prompt"]) in asked_in_training:
+                fail(f"conversations: {entry.name} asks a training question in its test split: {example['prompt'][-1]['content']!r}")
+            lines.append(json.dumps({**example, "task": entry.name}))
+        write_text(output / entry.name / "test.jsonl", "".join(f"{line}\n" for line in lines))
+
+    for name, count in dropped.items():
+        print(f"conversations: {name}: {count} rows dropped, the tool's result did not hold the answer")
+    finish(
+        output,
+        {"rows": sum(rows.values()), "dropped": sum(dropped.values()), **{f"rows/{name}": n for name, n in rows.items()}},
+        read=f"{len(config.tasks)} tasks" + "".join(f", {path}" for path in config.search_pages),
+        wrote=str(output),
+        headline=f"{sum(rows.values()):,} conversations, {sum(dropped.values())} dropped",
+    )
+
+
+if __name__ == "__main__":
+    main(*parse_recipe(*RECIPE))

@@ -1,0 +1,116 @@
+"""Train a base model from random weights on packed rows of a mixture of sources.
+
+Reads: a tokenizer, shards of scripts/data.py or datasets on the hub
+Writes: model, tokenizer, heldout.jsonl, samples.jsonl, log_history.json, metrics.json
+
+accelerate launch scripts/pretrain.py recipes/pretrain.yaml
+accelerate launch --config_file accelerate_configs/cpu.yaml scripts/pretrain.py recipes/laptop/pretrain.yaml
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import TrainingArguments, set_seed
+
+from crawl2chat.model import build_model, check_fit, count_parameters, cpu_has_bf16, flops_per_token, peak_flops
+from crawl2chat.pretraining import PackedRows, PretrainingTrainer, Source, held_out_texts, write_tokens
+from crawl2chat.protocol import load_tokenizer
+from crawl2chat.recipe import parse_recipe
+from crawl2chat.stage import finish, write_text
+
+
+@dataclass
+class PretrainConfig:
+    """The model, the mixture and what is looked at during the run."""
+
+    model: dict = field(metadata={"help": "model_type and that architecture's keys (transformers' names)"})
+    tokenizer: str = field(metadata={"help": "a folder of scripts/tokenizer.py", "reads": True})
+    datasets: list[Source] = field(metadata={"help": "the mixture"})
+    max_length: int = field(default=1024, metadata={"help": "tokens a row", "ge": 8})
+    held_out_share: float = field(default=0.01, metadata={"help": "share of documents never trained on", "gt": 0, "lt": 0.5})
+    held_out_documents: int = field(default=64, metadata={"help": "held-out documents scored a source", "gt": 0})
+    prompts: list[str] = field(default_factory=list, metadata={"help": "continued at every evaluation"})
+
+
+RECIPE = (PretrainConfig, TrainingArguments)
+
+
+def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
+    torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
+    set_seed(training_args.seed)
+    if training_args.device.type == "cpu" and cpu_has_bf16():
+        training_args.bf16 = True  # twice fp32's speed there
+
+    # tokenizer
+    tokenizer = load_tokenizer(config.tokenizer)
+
+    # data: every source encoded once, rows dealt by weight
+    rows = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
+    rows *= training_args.world_size
+    output = Path(training_args.output_dir)
+    with training_args.main_process_first(desc="encode"):
+        sources = [
+            write_tokens(source, tokenizer, output / "tokens", config.held_out_share, training_args.seed)
+            for source in config.datasets
+        ]
+    weights = [source.weight for source in config.datasets]
+    train_dataset = PackedRows(sources, weights, config.max_length, rows, training_args.seed)
+    held_out = list(held_out_texts(sources, config.held_out_documents))
+    write_text(output / "heldout.jsonl", "".join(json.dumps(row) + "\n" for row in held_out))
+    for name, epochs in train_dataset.epochs().items():
+        print(f"pretrain: {name} is read {epochs:.2f} times")
+
+    # model
+    model = build_model(config.model, tokenizer)
+    check_fit(model, tokenizer, config.tokenizer)
+    flops = flops_per_token(model, config.max_length)
+    tokens = rows * config.max_length
+    print(f"pretrain: {count_parameters(model):,} parameters, {tokens:,} tokens, {flops * tokens:.2e} FLOPs")
+
+    # trainer
+    shares = {source.name: weight / sum(weights) for source, weight in zip(config.datasets, weights, strict=True)}
+    trainer = PretrainingTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_dataset,
+        eval_dataset=held_out,
+        processing_class=tokenizer,
+        shares={s.name: shares[s.name] * s.bytes / len(s.ids) for s in sources},
+        prompts=config.prompts,
+    )
+
+    # train
+    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    evaluation = trainer.evaluate()
+
+    # save
+    trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return
+    write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
+    speed = tokens / result.metrics["train_runtime"]
+    peak = peak_flops(training_args.device)
+    metrics = {
+        "parameters": count_parameters(model),
+        "tokens": tokens,
+        "real_prose_share": sum(shares[source.name] for source in config.datasets if source.real_prose),
+        "train_loss": trainer.recent_loss(),
+        "tokens_per_second": speed,
+        "flops_per_second": speed * flops,
+        **({"mfu": speed * flops / (peak * training_args.world_size)} if peak else {}),
+        **evaluation,
+        **{f"epochs/{name}": epochs for name, epochs in train_dataset.epochs().items()},
+    }
+    finish(
+        output,
+        metrics,
+        read=", ".join(source.path for source in config.datasets),
+        wrote=str(output),
+        headline=f"{evaluation['eval_bits_per_byte']:.3f} bits per byte on held-out pages, {speed:,.0f} tokens a second",
+    )
+
+
+if __name__ == "__main__":
+    main(*parse_recipe(*RECIPE))

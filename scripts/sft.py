@@ -1,0 +1,96 @@
+"""Supervised finetuning on a mixture of conversations, loss on the assistant's words alone; full weights or LoRA.
+
+Reads: a base model, conversations ({"messages"}) and pages ({"text"}) from folders or the hub
+Writes: model (or adapter), tokenizer, log_history.json, metrics.json
+
+accelerate launch scripts/sft.py recipes/sft.yaml
+accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py recipes/laptop/sft.yaml
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from transformers import set_seed
+from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+
+from crawl2chat.mixture import Part, mix
+from crawl2chat.model import check_fit, cpu_has_bf16, load_model
+from crawl2chat.protocol import IM_END, load_tokenizer
+from crawl2chat.recipe import parse_recipe
+from crawl2chat.stage import finish, write_text
+
+
+@dataclass
+class MixtureConfig:
+    """What is trained on."""
+
+    datasets: list[Part] = field(metadata={"help": "the mixture: path, fraction of its rows"})
+
+
+RECIPE = (MixtureConfig, SFTConfig, ModelConfig)
+
+
+def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfig) -> None:
+    torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
+    set_seed(training_args.seed)
+    if training_args.device.type == "cpu":
+        training_args.bf16 = cpu_has_bf16()  # SFTConfig would switch it on everywhere
+
+    # tokenizer: a turn's end is the end of the text from here on
+    tokenizer = load_tokenizer(model_args.model_name_or_path)
+    tokenizer.eos_token = IM_END
+
+    # dataset
+    with training_args.main_process_first(desc="mixture"):
+        train_dataset, counts = mix(config.datasets, tokenizer, training_args.max_length, training_args.seed)
+    for line in counts.lines:
+        print(f"sft: {line}")
+
+    # model
+    model = load_model(model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32)
+    check_fit(model, tokenizer, model_args.model_name_or_path)
+    model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
+
+    # trainer
+    trainer = SFTTrainer(
+        model=model,
+        args=training_args,
+        train_dataset=train_dataset,
+        processing_class=tokenizer,
+        peft_config=get_peft_config(model_args),
+    )
+
+    # train
+    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+
+    # save
+    trainer.save_model()
+    if not trainer.is_world_process_zero():
+        return
+    output = Path(training_args.output_dir)
+    write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row][-5:]
+    trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+    finish(
+        output,
+        {
+            "train_loss": sum(losses) / len(losses),
+            "rows": counts.rows,
+            "rows_truncated": counts.truncated,
+            "rows_without_answer": counts.without_answer,
+            "tokens": counts.tokens,
+            "supervised_token_share": counts.supervised / counts.tokens,
+            "steps": trainer.state.global_step,
+            "trained_parameters": trained,
+            "rows_per_second": result.metrics["train_samples_per_second"],
+        },
+        read=f"{model_args.model_name_or_path}, {len(config.datasets)} datasets",
+        wrote=str(output),
+        headline=f"loss {sum(losses) / len(losses):.3f} on {counts.supervised / counts.tokens:.0%} of the tokens, {counts.rows:,} rows",
+    )
+
+
+if __name__ == "__main__":
+    main(*parse_recipe(*RECIPE))
