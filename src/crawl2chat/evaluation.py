@@ -1,0 +1,288 @@
+"""Two ways to be graded: generate and grade, or score the choices; and bits per byte on held-out text."""
+
+import difflib
+import importlib
+import json
+import pkgutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+
+import torch
+import torch.nn.functional as F
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+import crawl2chat.tasks
+from crawl2chat import metrics
+from crawl2chat.engine import complete, generate
+from crawl2chat.protocol import END_OF_TEXT
+from crawl2chat.stage import fail
+
+NEXT_QUESTION = "\nHuman:"  # where the other speaker's turn begins in chat_templates/transcript.jinja
+
+
+def load_task(name: str) -> ModuleType:
+    """The module crawl2chat.tasks.<name>; an unknown name is one line with the nearest right one."""
+    known = [module.name for module in pkgutil.iter_modules(crawl2chat.tasks.__path__)]
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        fail(f"unknown task {name!r}; {hint}")
+    return importlib.import_module(f"crawl2chat.tasks.{name}")
+
+
+def read_rows(path: str | Path, keys: Sequence[str]) -> list[dict]:
+    """The rows of a JSONL file, each with `keys`; a missing file, a broken line or a lacking key is one clear line."""
+    path = Path(path)
+    if not path.is_file():
+        fail(f"{path}: no such file; run the stage that writes it first")
+    rows = []
+    for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+        try:
+            row = json.loads(line.decode("utf-8"))
+        except ValueError as error:
+            fail(f"{path}, line {number}: not a JSON row ({error}); write the file again")
+        lacking = [key for key in keys if key not in row] if isinstance(row, dict) else keys
+        if lacking:
+            fail(f"{path}, line {number}: the row lacks {', '.join(map(repr, lacking))}; write the file again")
+        rows.append(row)
+    if not rows:
+        fail(f"{path}: no rows; write the file again")
+    return rows
+
+
+def tools_called(messages: Iterable[dict]) -> set[str]:
+    """Names of the tools that the assistant's turns call."""
+    calls = [call["function"] for message in messages for call in message.get("tool_calls") or ()]
+    return {call["name"] for call in calls if isinstance(call, dict)}  # text: a call that could not be read
+
+
+def grade_reply(task: ModuleType, example: dict, messages: list[dict], text: str) -> tuple[float | None, str]:
+    """The task's verdict on a reply (0 to 1) and, where the grader itself failed, None with what it raised.
+
+    An example with `calls` asks for those tools: an answer that came without calling each of them by name scores 0.
+    """
+    try:
+        score = float(task.grade(text, example["answer"]))
+    except Exception as error:  # a grader that fails says nothing about the answer
+        return None, f"{type(error).__name__}: {error}"
+    wanted = {call["name"] for call in example.get("calls") or ()}
+    return (score if wanted <= tools_called(messages) else 0.0), ""
+
+
+def continue_transcript(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[dict]],
+    template: str,
+    **generation,
+) -> Iterator[tuple[list[dict], str, bool, int]]:
+    """Answers of a base model: it goes on with a web document that reads like a conversation (Jinja `template`).
+
+    What comes after the next speaker's turn begins is cut off. Yields messages, text, ended, tokens for each prompt.
+    """
+    options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
+    documents = [END_OF_TEXT + tokenizer.apply_chat_template(messages, **options) for messages in conversations]
+    for completion in complete(model, tokenizer, documents, **generation):
+        text, cut, _ = completion.text.partition(NEXT_QUESTION)
+        text = text.strip()
+        tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        yield [{"role": "assistant", "content": text}], text, bool(cut) or completion.ended, tokens
+
+
+def evaluate_task(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: ModuleType,
+    examples: Sequence[dict],
+    tools: Sequence[Callable] = (),
+    transcript: str | None = None,
+    **generation,
+) -> dict:
+    """Answer every example ({"prompt", "answer", "calls"?}) and grade the answers.
+
+    A chat model answers in its own template and may call `tools`; with `transcript` (a Jinja template) a base model
+    goes on with that document instead. `generation` is the engine's (max_new_tokens, temperature, seed, batch_size).
+    Returns accuracy, stderr, n and ungraded as metrics.accuracy, ended (share of replies that ended themselves),
+    mean_tokens (written by the model, a reply), and rows: each example's prompt, answer, reply, score, ended, tokens.
+    Raises ValueError where not one answer could be graded.
+    """
+    conversations = [example["prompt"] for example in examples]
+    if transcript is None:
+        replies = generate(model, tokenizer, conversations, tools=tools, **generation)
+        answers = [(reply.messages, reply.text, reply.ended, sum(reply.completion_mask)) for reply in replies]
+    else:
+        answers = list(continue_transcript(model, tokenizer, conversations, transcript, **generation))
+    rows = []
+    for example, (messages, text, ended, tokens) in zip(examples, answers, strict=True):
+        score, error = grade_reply(task, example, messages, text)
+        row = {"prompt": example["prompt"], "answer": example["answer"], "reply": messages, "score": score}
+        rows.append({**row, "ended": ended, "tokens": tokens, **({"error": error} if error else {})})
+    errors = [row["error"] for row in rows if "error" in row]
+    if len(errors) == len(rows):
+        raise ValueError(f"none of {len(rows)} answers could be graded: {errors[0]}" if errors else "no examples")
+    return {
+        **metrics.accuracy([row["score"] for row in rows]),
+        "ended": sum(row["ended"] for row in rows) / len(rows),
+        "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
+        "rows": rows,
+    }
+
+
+@torch.no_grad()
+def token_nats(model: PreTrainedModel, sequences: Sequence[list[int]], batch_size: int) -> list[torch.Tensor]:
+    """Negative log-likelihood in nats of every token but the first: for each sequence a float tensor (length - 1,)."""
+    nats: list[torch.Tensor] = [torch.empty(0)] * len(sequences)
+    order = sorted((i for i, ids in enumerate(sequences) if len(ids) > 1), key=lambda i: -len(sequences[i]))
+    training = model.training
+    model.eval()
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]
+        # padded on the right: under causal attention no token sees what comes after it, so no mask is needed
+        rows = [torch.tensor(sequences[i]) for i in batch]
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True).to(model.device)
+        logits = model(input_ids=ids, use_cache=False).logits  # (batch, seq, vocab)
+        for row, i in enumerate(batch):
+            length = len(sequences[i])
+            nats[i] = F.cross_entropy(logits[row, : length - 1].float(), ids[row, 1:length], reduction="none").cpu()
+    model.train(training)
+    return nats
+
+
+def document_nats(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int = 512,
+    batch_size: int = 16,
+) -> list[float]:
+    """Negative log-likelihood in nats of each text, as a document after END_OF_TEXT.
+
+    A text longer than `max_length` tokens is read in windows that overlap by half: every token is scored once, and
+    with at least max_length / 2 tokens before it once the document is that long.
+    """
+    stride = max_length // 2
+    start_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
+    windows, scored, owners = [], [], []
+    for owner, text in enumerate(texts):
+        ids = [start_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        done = 1
+        for start in range(0, max(len(ids) - max_length + stride, 1), stride):
+            window = ids[start : start + max_length]
+            windows.append(window)
+            scored.append(start + len(window) - done)
+            owners.append(owner)
+            done = start + len(window)
+    totals = [0.0] * len(texts)
+    for owner, count, nats in zip(owners, scored, token_nats(model, windows, batch_size), strict=True):
+        totals[owner] += nats[len(nats) - count :].double().sum().item()
+    return totals
+
+
+def bits_per_byte(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    texts: Sequence[str],
+    max_length: int = 512,
+    batch_size: int = 16,
+) -> float:
+    """Bits the model needs for each UTF-8 byte of `texts`, each a document of its own; see document_nats."""
+    nats = document_nats(model, tokenizer, texts, max_length, batch_size)
+    return metrics.bits_per_byte(sum(nats), sum(len(text.encode()) for text in texts))
+
+
+def evaluate_pages(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, pages: Sequence[dict], max_length: int = 512
+) -> dict[str, float]:
+    """bits_per_byte over held-out pages ({"text", "source"}), and bits_per_byte_<source> over each source's own."""
+    nats, size = defaultdict(float), defaultdict(int)
+    costs = document_nats(model, tokenizer, [page["text"] for page in pages], max_length)
+    for page, cost in zip(pages, costs, strict=True):
+        for key in ("bits_per_byte", f"bits_per_byte_{page['source']}"):
+            nats[key] += cost
+            size[key] += len(page["text"].encode())
+    return {key: metrics.bits_per_byte(nats[key], size[key]) for key in nats}
+
+
+def score_choices(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    choices: Sequence[Sequence[str]],
+    batch_size: int = 16,
+) -> list[list[float]]:
+    """For each prompt, each choice's log-likelihood as its continuation, in nats per UTF-8 byte (0 at best).
+
+    The length-normalised score of multiple-choice benchmarks, over bytes so that no choice gains by its tokens. Prompt
+    and choice are tokenized apart: begin a choice with the space that parts it from the prompt.
+    """
+    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
+    heads = [encode(prompt) or [tokenizer.convert_tokens_to_ids(END_OF_TEXT)] for prompt in prompts]
+    tails = [[encode(choice) for choice in options] for options in choices]
+    sequences = [head + tail for head, options in zip(heads, tails, strict=True) for tail in options]
+    nats = iter(token_nats(model, sequences, batch_size))
+    scores = []
+    for words, options in zip(choices, tails, strict=True):
+        costs = [next(nats)[-len(tail) :].sum().item() for tail in options]
+        scores.append([-cost / len(choice.encode()) for cost, choice in zip(costs, words, strict=True)])
+    return scores
+
+
+def evaluate_benchmarks(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tasks: Sequence[str],
+    num_fewshot: int | None = None,
+    limit: float | None = None,
+    include_path: str | None = None,
+    apply_chat_template: bool = False,
+    batch_size: int = 16,
+) -> dict[str, float]:
+    """Public benchmarks (hellaswag, arc_easy, mmlu, gsm8k, ...) run by lm-eval on the loaded model.
+
+    `include_path` is a folder of further lm-eval task files. Returns <task>/<metric> with lm-eval's names (acc,
+    acc_norm, acc_stderr, exact_match_strict-match, ...); an unknown task or missing data is one clear line.
+    """
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=include_path, include_defaults=False) if include_path else None
+    if manager is None or not set(tasks) <= set(manager.all_tasks):  # lm-eval's own list takes seconds to read
+        manager = TaskManager(include_path=include_path)
+    for task in tasks:
+        if task not in manager.task_index:
+            near = difflib.get_close_matches(task, manager.all_tasks, n=1)
+            fail(f"lm_eval: unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    try:
+        found = lm_eval.simple_evaluate(
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            tasks=list(tasks),
+            num_fewshot=num_fewshot,
+            limit=limit,
+            apply_chat_template=apply_chat_template,
+            task_manager=manager,
+            log_samples=False,
+        )
+    except (OSError, ValueError, RuntimeError) as error:
+        fail(f"lm_eval: {', '.join(tasks)}: {str(error).splitlines()[0]}; are the data sets at hand?")
+    numbers = {}
+    for task, values in found["results"].items():
+        for key, value in values.items():
+            metric, _, chosen = key.partition(",")
+            if chosen and isinstance(value, int | float):
+                numbers[f"{task}/{metric}" + (f"_{chosen}" if chosen != "none" else "")] = float(value)
+    return numbers
+
+
+def capability_table(numbers: dict[str, float], checkpoints: Sequence[str], tasks: Sequence[str]) -> str:
+    """Tasks down, checkpoints across: accuracy and standard error in per cent; below, endings and bits per byte."""
+    rows = [["", *checkpoints]]
+    for task in tasks:
+        pairs = [(numbers[f"{name}/{task}/accuracy"], numbers[f"{name}/{task}/stderr"]) for name in checkpoints]
+        rows.append([task, *(f"{100 * mean:.1f} ± {100 * error:.1f}" for mean, error in pairs)])
+    for key in ("ended/share", "bits_per_byte"):
+        values = [numbers.get(f"{name}/{key}") for name in checkpoints]
+        rows.append([key, *("" if value is None else f"{value:.3f}" for value in values)])
+    return "\n".join(f"{row[0]:20}" + "".join(f"{cell:>16}" for cell in row[1:]) for row in rows)
