@@ -1,0 +1,132 @@
+"""What a recipe is about to do: the inputs it reads and whether they are there, where it writes, its sums."""
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+# keys of transformers, TRL and datasets that name an input; our own fields say metadata={"reads": True}
+INPUT_KEYS = {"model_name_or_path", "tokenizer", "tokenizer_name_or_path", "dataset_name", "chat_template_path"}
+BUILDERS = {"json", "parquet", "csv", "text", "arrow", "webdataset"}  # datasets' names for files on disk
+HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+
+
+@dataclass
+class Input:
+    """One path that a recipe reads: its dotted key, the path, and `exists`, `missing` or `hub, not checked`."""
+
+    key: str
+    path: str
+    state: str
+
+
+def inputs(configs: tuple[Any, ...]) -> list[Input]:
+    """Every input that the configs name, in their order; what lies below the stage's own output_dir is its own doing."""
+    own = [os.path.normpath(config.output_dir) for config in configs if getattr(config, "output_dir", None)]
+    found: dict[str, Input] = {}
+    for config in configs:
+        for key, path, is_ours in _named(config, ""):
+            normal = os.path.normpath(path)
+            if path and not any(normal == folder or normal.startswith(folder + os.sep) for folder in own):
+                found.setdefault(f"{key} {path}", Input(key, path, _state(path, is_ours)))
+    return list(found.values())
+
+
+def _named(config: Any, prefix: str) -> Iterator[tuple[str, str, bool]]:
+    """(dotted key, path, whether one of our own fields names it) of a dataclass or mapping, nested ones included."""
+    known = () if isinstance(config, dict) else fields(config)
+    values = config if isinstance(config, dict) else {item.name: getattr(config, item.name) for item in known}
+    marked = {item.name for item in known if item.metadata.get("reads")}
+    for name, value in values.items():
+        key = f"{prefix}{name}"
+        if name in marked:
+            yield from ((inner, path, True) for inner, path in _paths(key, value))
+        elif name in INPUT_KEYS:
+            yield from ((inner, path, False) for inner, path in _paths(key, value))
+        elif name == "path" and prefix.rstrip(".").endswith("]"):
+            yield from ((inner, path, False) for inner, path in _paths(key, value) if path not in BUILDERS)
+        elif name == "data_files" and values.get("path") in BUILDERS:
+            yield from ((inner, path, True) for inner, path in _paths(key, value))
+        elif is_dataclass(value) or (isinstance(value, dict) and name == "env"):
+            yield from _named(value, f"{key}.")
+        elif isinstance(value, list | tuple):
+            for i, child in enumerate(value):
+                if is_dataclass(child) or isinstance(child, dict):
+                    yield from _named(child, f"{key}[{i}].")
+
+
+def _paths(key: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str | Path):
+        yield key, str(value)
+    elif isinstance(value, dict):
+        for name, child in value.items():
+            yield from _paths(f"{key}.{name}", child)
+    elif isinstance(value, list | tuple):
+        for i, child in enumerate(value):
+            yield from _paths(f"{key}[{i}]", child)
+
+
+def _state(path: str, is_ours: bool) -> str:
+    expanded = os.path.expanduser(path)
+    if os.path.exists(expanded) or glob.has_magic(expanded) and next(glob.iglob(expanded, recursive=True), None):
+        return "exists"
+    looks_local = path.startswith(("output/", "/", ".", "~")) or path.count("/") > 1 or glob.has_magic(path)
+    if "://" in path:
+        return "remote, not checked"
+    if not looks_local and HUB_NAME.match(path) and ("/" in path or not is_ours):
+        return "hub, not checked"
+    return "missing"
+
+
+def missing_inputs(configs: tuple[Any, ...], recipe: Path | None, where: dict[str, str]) -> list[str]:
+    """One line per input that is not there: the key's place, the path, and the sibling stage that writes it."""
+    lines = []
+    for item in inputs(configs):
+        if item.state == "missing":
+            place = where.get(re.split(r"[.\[]", item.key)[0], str(recipe or "default"))
+            name = "" if place.startswith("--") else f" {item.key}"
+            lines.append(f"{place}:{name} {item.path} is missing; {_maker(item.path, recipe)}")
+    return lines
+
+
+def _maker(path: str, recipe: Path | None) -> str:
+    """Which stage writes `path`, read off the output_dir lines of the recipes beside this one."""
+    for sibling in sorted(recipe.parent.glob("*.yaml")) if recipe else ():
+        text = sibling.read_text(encoding="utf-8", errors="replace")
+        match = re.search(r"^output_dir:\s*['\"]?([^\s'\"#]+)", text, re.MULTILINE)
+        if match and (path.rstrip("/") + "/").startswith(match[1].rstrip("/") + "/"):
+            return f"`python scripts/{sibling.stem}.py {sibling}` writes it"
+    return "check the path"
+
+
+def plan(configs: tuple[Any, ...], recipe: Path | None, flags: list[str]) -> str:
+    """The text of `--dry_run`: stage, recipe, inputs, output, and the sums of a training stage."""
+    rows = [("stage", Path(sys.argv[0]).stem), ("recipe", " ".join([str(recipe or "none"), *flags]))]
+    rows += [("reads", f"{item.key}: {item.path} ({item.state})") for item in inputs(configs)]
+    rows += [("writes", config.output_dir) for config in configs if getattr(config, "output_dir", None)][:1]
+    for config in configs:
+        if hasattr(config, "gradient_accumulation_steps"):
+            rows += _sums(config)
+    return "\n".join(f"{name:8}{text}" for name, text in rows)
+
+
+def _sums(config: Any) -> list[tuple[str, str]]:
+    """Sequences and, where the length is known, tokens a step; steps or epochs; the learning rate."""
+    rows, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    sequences = rows * accumulation * processes
+    ranks = f"{processes} process{'es' if processes > 1 else ''}"
+    sums = f"{rows} sequences x {accumulation} accumulation x {ranks} = {sequences:,} sequences a step"
+    length = getattr(config, "max_length", None)
+    if length:
+        sums += f", x {length:,} tokens = at most {sequences * length:,} tokens a step"
+    steps = f"{config.max_steps:,} steps" if config.max_steps > 0 else f"{config.num_train_epochs:g} epochs"
+    if length and config.max_steps > 0:
+        steps += f", at most {sequences * length * config.max_steps:,} tokens"
+    schedule = getattr(config.lr_scheduler_type, "value", config.lr_scheduler_type)
+    rate = f"{config.learning_rate:g}, {schedule}, warmup_steps {config.warmup_steps:g}"
+    return [("batch", sums), ("length", steps), ("rate", rate)]
