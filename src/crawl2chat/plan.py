@@ -25,7 +25,7 @@ class Input:
 
 
 def inputs(configs: tuple[Any, ...]) -> list[Input]:
-    """Every input that the configs name, in their order; what lies below the stage's own output_dir is its own doing."""
+    """Every input that the configs name, in their order; what lies below the stage's own output_dir is its own."""
     own = [os.path.normpath(config.output_dir) for config in configs if getattr(config, "output_dir", None)]
     found: dict[str, Input] = {}
     for config in configs:

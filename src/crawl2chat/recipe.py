@@ -24,6 +24,7 @@ from crawl2chat.recipe_checks import (
     element,
     hint_below,
     members,
+    options,
     read_fields,
     takes_list,
     unknown,
@@ -41,7 +42,7 @@ COMMAND_LINE = "command line"
 
 @dataclass
 class Recipe:
-    """What was read: one instance per dataclass, the file (None with flags alone), the flags, the resolved text, places."""
+    """What was read: an instance per dataclass, the file (None with flags alone), flags, the resolved text, places."""
 
     configs: tuple[Any, ...]
     path: Path | None
@@ -217,6 +218,7 @@ def resolved(text: str, root: Node, flags: list[str]) -> str:
         return text
     yaml = YAML()
     yaml.width, yaml.preserve_quotes = 4096, True
+    yaml.indent(mapping=2, sequence=4, offset=2)
     document = yaml.load(text) or {}
     for key, node in root.value.items():
         if any(flag[2:].partition("=")[0].partition(".")[0] == key for flag in flags):
@@ -237,6 +239,7 @@ def describe_keys(*dataclass_types: type) -> str:
             if item.default_factory is not MISSING:
                 default = repr(item.default_factory())
             about = " ".join(str(item.metadata.get("help", "")).split())
-            choices = f" of {', '.join(map(str, item.metadata['choices']))}" if item.metadata.get("choices") else ""
-            lines.append(f"  --{item.name} ({describe(hints[item.name])}{choices}; default {default}) {about}".rstrip())
+            allowed = options(hints[item.name], item.metadata)
+            kind = f"one of {', '.join(map(str, allowed))}" if allowed else describe(hints[item.name])
+            lines.append(f"  --{item.name} ({kind}; default {default}) {about}".rstrip())
     return "\n".join(lines)

@@ -2,6 +2,7 @@
 
 import json
 import types
+import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
@@ -29,8 +30,8 @@ RANGES: dict[str, dict[str, float]] = {
     "num_generations": {"ge": 2},
 }
 CHOICES = {
-    "report_to": "none all wandb trackio tensorboard mlflow comet_ml azure_ml neptune codecarbon clearml dagshub flyte "
-    "dvclive swanlab kubeflow".split()
+    "report_to": "none all wandb trackio tensorboard mlflow comet_ml azure_ml neptune codecarbon clearml dagshub "
+    "flyte dvclive swanlab kubeflow".split()
 }
 BOUNDS = {
     "ge": ("at least", lambda value, bound: value >= bound),
@@ -91,14 +92,14 @@ def describe(hint: Any) -> str:
         elif is_dataclass(kind):
             words.append("a mapping with " + ", ".join(f.name for f in fields(kind)))
         else:
-            names = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null", dict: "a mapping"}
-            names |= {list: "a list", tuple: "a list", Sequence: "a list", Any: "anything"}
+            names = {int: "a whole number", float: "a number", bool: "true or false", type(None): "null"}
+            names |= {dict: "a mapping", list: "a list", tuple: "a list", Sequence: "a list", Any: "anything"}
             words.append(names.get(origin, "text"))
     return " or ".join(dict.fromkeys(words))
 
 
 def options(hint: Any, metadata: Any) -> list[Any] | None:
-    """The only values allowed, from `choices` metadata, an Enum (transformers writes `SomeEnum | str`) or a Literal."""
+    """The only values allowed: `choices` metadata, an Enum's (transformers writes `SomeEnum | str`) or a Literal's."""
     if metadata.get("choices"):
         return list(metadata["choices"])
     for kind in members(hint):
@@ -129,7 +130,7 @@ def rules(item: Field) -> dict[str, Any]:
 
 
 def check(hint: Any, limits: dict[str, Any], node: Node, name: str, errors: list[str]) -> Any:
-    """`node` as the hint's type; complaints go to `errors`. Dataclasses, lists and mappings are checked to their leaves."""
+    """`node` as the hint's type, dataclasses, lists and mappings down to their leaves; complaints go to `errors`."""
     kinds = members(hint)
     if isinstance(node.value, dict):
         for kind in kinds:
@@ -162,8 +163,9 @@ def _leaf(hint: Any, limits: dict[str, Any], node: Node, name: str, errors: list
     allowed = options(hint, limits)
     if allowed and value is not None and not isinstance(value, dict | list) and value not in allowed:
         near = get_close_matches(str(value), [str(choice) for choice in allowed], 1, 0.5)
+        listed = "one of --help's list" if near and len(allowed) > 8 else f"one of {', '.join(map(str, allowed))}"
         guess = f"; did you mean '{near[0]}'?" if near else ""
-        errors.append(says(node.where, name, f"must be one of {', '.join(map(str, allowed))}, got {_short(value)}{guess}"))
+        errors.append(says(node.where, name, f"must be {listed}, got {_short(value)}{guess}"))
         return None
     try:
         # JSON mode is strict about numbers, text and truth, yet reads paths, enums and tuples from what YAML can write
@@ -185,7 +187,9 @@ def _leaf(hint: Any, limits: dict[str, Any], node: Node, name: str, errors: list
 def construct(cls: type, chosen: dict[str, Any], where: str, name: str, errors: list[str]) -> Any:
     """The dataclass itself; what its own checks say becomes one line in `errors`."""
     try:
-        return cls(**chosen)
+        with warnings.catch_warnings():  # about TRL's own defaults, which no recipe chose
+            warnings.simplefilter("ignore", FutureWarning)
+            return cls(**chosen)
     except Exception as error:  # a library's __post_init__ may raise anything
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
         errors.append(says(where, name, f"{'is ' if name else ''}refused by {cls.__name__}: {reason}"))

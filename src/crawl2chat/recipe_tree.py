@@ -12,6 +12,7 @@ from ruamel.yaml.nodes import MappingNode, ScalarNode
 from ruamel.yaml.nodes import Node as YamlNode
 
 SECRET = re.compile(r"(?i)^(.*_)?(hub_token|hf_token|auth_token|access_token|api_key|password|secret)$|^token$")
+PLAIN = ("null", "bool", "int", "float", "str", "timestamp", "merge", "value")  # YAML's kinds of plain scalars
 SECRET_ADVICE = "is a secret; set it in the environment (HF_TOKEN, WANDB_API_KEY), never in a recipe or a flag"
 
 
@@ -58,7 +59,8 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError as error:
         refuse(f"{path}: is not UTF-8 text (byte {error.start}); save it as UTF-8")
     except (OSError, ValueError) as error:
-        refuse(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}); the first argument names the recipe")
+        reason = getattr(error, "strerror", None) or error
+        refuse(f"{path}: cannot be read ({reason}); the first argument names the recipe")
 
 
 def read_yaml(text: str, source: str, errors: list[str]) -> Node:
@@ -114,7 +116,7 @@ def _scalar(tree: ScalarNode, where: str, name: str, errors: list[str]) -> Any:
     """The Python value of a YAML scalar; dates stay text."""
     prefix, _, kind = str(tree.tag).rpartition(":")
     text = tree.value
-    if prefix != "tag:yaml.org,2002" or kind not in ("null", "bool", "int", "float", "str", "timestamp", "merge", "value"):
+    if prefix != "tag:yaml.org,2002" or kind not in PLAIN:
         errors.append(says(where, name, f"has the tag {tree.tag}; recipes hold plain values"))
     elif kind == "null":
         return None
