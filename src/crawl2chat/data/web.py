@@ -16,7 +16,7 @@ from tqdm import tqdm
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from crawl2chat.data import almanac, dirt, prose
+from crawl2chat.data import countries, dirt, elements, prose
 from crawl2chat.data.facts import Sources, facts_of, load_sources
 from crawl2chat.data.pages import Page, render
 from crawl2chat.stage import write_text
@@ -57,7 +57,7 @@ def write_pages(sources: Sources, seed: int, scale: float) -> list[Page]:
     """All pages of the web in crawl order: kept ones, copies, and dirt."""
     rng = random.Random(seed)
     kept = [*prose.encyclopedia(sources.articles), *prose.biographies(sources.people, rng)]
-    kept += almanac.pages(sources, rng)
+    kept += [*countries.pages(sources.countries, rng), *elements.pages(sources.elements, rng)]
     pages = kept + dirt.pages(kept, sources, rng, scale)
     rng.shuffle(pages)
     urls = Counter(page.url for page in pages)
