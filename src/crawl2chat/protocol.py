@@ -89,7 +89,7 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def chat_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+def end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Ids at which a turn ends: <|im_end|> and <|endoftext|> where the tokenizer has them, and its own end token."""
     vocabulary = tokenizer.get_vocab()
     ids = {vocabulary[token] for token in (IM_END, END_OF_TEXT) if token in vocabulary}

@@ -1,0 +1,308 @@
+"""Conversations in, replies out: generate, run the tools that a reply calls, put the results back, until the turn ends.
+
+What the model wrote is kept as the ids it wrote, never tokenized again; a tool's result enters as the ids that the chat
+template gives it. How a reply spells its calls is read by the tokenizer's response template.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from tqdm import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from crawl2chat.decoding import Sampling, decode
+from crawl2chat.protocol import END_OF_TEXT, end_tokens, read_reply
+
+MAX_TOOL_ROUNDS = 4
+MAX_RESULT_LENGTH = 400  # characters of a tool's result that the model is shown
+
+
+@dataclass
+class Reply:
+    """What came after a conversation: the new turns as messages, and the ids they are made of."""
+
+    messages: list[dict] = field(default_factory=list)  # assistant and tool turns
+    prompt_ids: list[int] = field(default_factory=list)
+    completion_ids: list[int] = field(default_factory=list)
+    completion_mask: list[int] = field(default_factory=list)  # 1: the model wrote it, 0: a tool's result and its marks
+    ended: bool = False  # the model closed its last turn itself, and no call in it is left unanswered
+
+    @property
+    def text(self) -> str:
+        """The words of the last assistant turn."""
+        return next((m["content"] for m in reversed(self.messages) if m["role"] == "assistant"), "")
+
+
+class Completion(NamedTuple):
+    """A continuation: its text and ids, without the end token, and whether it came to one."""
+
+    text: str
+    ids: list[int]
+    ended: bool
+
+
+class Piece(NamedTuple):
+    """A piece of a reply as it is made; `role` is "assistant" for what the model writes and "tool" for a result."""
+
+    role: str
+    text: str
+
+
+def generate(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    conversations: Sequence[list[dict]],
+    tools: Sequence[Callable] = (),
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+    describe_tools: bool = False,
+) -> list[Reply]:
+    """Reply to every conversation (a list of messages), running calls to `tools` (typed functions) on the way.
+
+    `max_new_tokens` bounds what the model itself writes in a reply, all its turns together. With `describe_tools` the
+    chat template tells the model about the tools: for models that were trained so. Temperature 0 is greedy.
+    Raises ValueError for a conversation that fills the model's context.
+    """
+    replies = _prompts(model, tokenizer, conversations, tools if describe_tools else None)
+    sampling = Sampling(temperature, top_k, top_p)
+    bar = tqdm(total=len(replies), unit="reply", disable=not progress)
+    for _, role, _ in _converse(model, tokenizer, replies, tools, max_new_tokens, sampling, seed, batch_size):
+        bar.update(role == "done")
+    bar.close()
+    return replies
+
+
+def stream(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict],
+    tools: Sequence[Callable] = (),
+    max_new_tokens: int = 512,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    describe_tools: bool = False,
+) -> Iterator[Piece]:
+    """One reply, piece by piece as it is made (see `generate`); the generator's return value is the Reply."""
+    replies = _prompts(model, tokenizer, [messages], tools if describe_tools else None)
+    ends, ids, shown = _ends(model, tokenizer), [], ""
+    sampling = Sampling(temperature, top_k, top_p)
+    for _, role, what in _converse(model, tokenizer, replies, tools, max_new_tokens, sampling, seed, 1):
+        if role == "tool":
+            ids, shown = [], ""
+            yield Piece("tool", what)
+        elif role == "assistant" and what not in ends:
+            ids.append(what)
+            text = tokenizer.decode(ids)
+            if not text.endswith("\ufffd") and len(text) > len(shown):  # else: a character is still in parts
+                yield Piece("assistant", text[len(shown) :])
+                shown = text
+    return replies[0]
+
+
+def complete(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[str],
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool = False,
+) -> list[Completion]:
+    """Go on with each text as a base model does. A prompt is taken as it is: begin it with END_OF_TEXT for a new document."""
+    ids = [_encode(tokenizer, prompt) for prompt in prompts]
+    ends, written = _ends(model, tokenizer), [[] for _ in ids]
+    budgets = [min(max_new_tokens, room) for room in _rooms(model, ids)]
+    uniforms = _uniforms(len(ids), max_new_tokens if temperature else 0, seed)
+    bar = tqdm(total=len(ids), unit="text", disable=not progress)
+    for i, token, finished in decode(
+        model, ids, budgets, ends, len(tokenizer), Sampling(temperature, top_k, top_p), uniforms, batch_size
+    ):
+        written[i].append(token)
+        bar.update(finished)
+    bar.close()
+    completions = []
+    for row in written:
+        ended = row[-1] in ends
+        row = row[:-1] if ended else row
+        completions.append(Completion(tokenizer.decode(row), row, ended))
+    return completions
+
+
+@torch.inference_mode()
+def next_token_probabilities(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: Sequence[str]
+) -> torch.Tensor:
+    """Probability of every token after each prompt, as floats (prompts, vocab) on the CPU."""
+    rows = []
+    for prompt in prompts:
+        ids = torch.tensor([_encode(tokenizer, prompt)], device=model.device)
+        logits = model(input_ids=ids, use_cache=False).logits[0, -1, : len(tokenizer)]
+        rows.append(logits.float().softmax(-1).cpu())
+    return torch.stack(rows)
+
+
+def next_token_distribution(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompt: str, k: int = 10
+) -> list[tuple[str, float]]:
+    """The `k` likeliest next tokens after a text, each with its probability, the likeliest first."""
+    probabilities, ids = next_token_probabilities(model, tokenizer, [prompt])[0].topk(min(k, len(tokenizer)))
+    return [(tokenizer.decode([i]), p) for i, p in zip(ids.tolist(), probabilities.tolist(), strict=True)]
+
+
+def run_call(call: dict, tools: Sequence[Callable]) -> tuple[str, str]:
+    """Name and result of one tool call of a message. A call that the model got wrong (not JSON, an unknown tool, wrong
+    arguments) gives it a line that says so; what a tool raises is the tool's fault and passes through."""
+    function = call.get("function", call)
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+        return "error", 'error: the call is not JSON of the form {"name": ..., "arguments": {...}}'
+    name, arguments = function["name"], function.get("arguments", {})
+    tool = next((tool for tool in tools if tool.__name__ == name), None)
+    if tool is None:
+        return name, f"error: no tool named {name!r}; there is {', '.join(tool.__name__ for tool in tools)}"
+    if not isinstance(arguments, dict):
+        return name, f"error: the arguments of {name} are not an object"
+    signature = inspect.signature(tool)
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        return name, f"error: {name}: {error}"
+    for key, value in arguments.items():
+        wanted = signature.parameters[key].annotation
+        if isinstance(wanted, type) and wanted is not inspect.Parameter.empty and not isinstance(value, wanted):
+            return name, f"error: {name}: {key} must be {wanted.__name__}, not {type(value).__name__}"
+    result = str(tool(**arguments))
+    return name, result if len(result) <= MAX_RESULT_LENGTH else result[:MAX_RESULT_LENGTH].rstrip() + " ..."
+
+
+def _converse(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    replies: list[Reply],
+    tools: Sequence[Callable],
+    max_new_tokens: int,
+    sampling: Sampling,
+    seed: int,
+    batch_size: int,
+) -> Iterator[tuple[int, str, int | str]]:
+    """Fill the replies, round by round: everyone writes a turn, those who called tools are answered and write another.
+
+    Yields (number, "assistant", id), (number, "tool", result) and, once a reply, (number, "done", "").
+    """
+    ends = _ends(model, tokenizer)
+    uniforms = _uniforms(len(replies), max_new_tokens if sampling.temperature else 0, seed)
+    writing = list(range(len(replies)))
+    for tool_round in range(MAX_TOOL_ROUNDS + 1):
+        prompts = [replies[i].prompt_ids + replies[i].completion_ids for i in writing]
+        written = [sum(replies[i].completion_mask) for i in writing]
+        budgets = [min(max_new_tokens - n, room) for n, room in zip(written, _rooms(model, prompts), strict=True)]
+        numbers = [uniforms[i][n:] for i, n in zip(writing, written, strict=True)]
+        turns: list[list[int]] = [[] for _ in writing]
+        called = []
+        for row, token, finished in decode(
+            model, prompts, budgets, ends, len(tokenizer), sampling, numbers, batch_size
+        ):
+            i = writing[row]
+            turns[row].append(token)
+            yield i, "assistant", token
+            if not finished:
+                continue
+            reply = replies[i]
+            reply.completion_ids += turns[row]
+            reply.completion_mask += [1] * len(turns[row])
+            reply.ended = token in ends
+            words = turns[row][:-1] if reply.ended else turns[row]
+            reply.messages.append(read_reply(tokenizer, tokenizer.decode(words)))
+            if reply.ended and tools and reply.messages[-1].get("tool_calls"):
+                reply.ended = False
+                called.append(i)
+            else:
+                yield i, "done", ""
+        writing = []
+        for i in called:
+            reply = replies[i]
+            if tool_round == MAX_TOOL_ROUNDS:
+                yield i, "done", ""
+                continue
+            results = [run_call(call, tools) for call in reply.messages[-1]["tool_calls"]]
+            messages = [{"role": "tool", "name": name, "content": result} for name, result in results]
+            ids = _result_ids(tokenizer, messages, ends)
+            left = max_new_tokens - sum(reply.completion_mask)
+            reply.messages += messages
+            reply.completion_ids += ids
+            reply.completion_mask += [0] * len(ids)
+            for message in messages:
+                yield i, "tool", message["content"]
+            if left > 0 and len(reply.prompt_ids) + len(reply.completion_ids) < _context(model):
+                writing.append(i)
+            else:
+                yield i, "done", ""
+        if not writing:
+            return
+
+
+def _result_ids(tokenizer: PreTrainedTokenizerBase, results: list[dict], ends: set[int]) -> list[int]:
+    """Ids between a turn that called tools, which ends with its end token, and the model's next word."""
+    call = {"type": "function", "function": {"name": results[0]["name"], "arguments": {}}}
+    before = [{"role": "user", "content": "-"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    prefix = tokenizer.apply_chat_template(before, return_dict=False)
+    whole = tokenizer.apply_chat_template(before + results, add_generation_prompt=True, return_dict=False)
+    if whole[: len(prefix)] != prefix:
+        raise ValueError("the chat template writes a turn otherwise once a tool's result follows: it must keep prefixes")
+    # the header's newline after the end token was not written by the model
+    last = max((at for at, token in enumerate(prefix) if token in ends), default=len(prefix) - 1)
+    return whole[last + 1 :]
+
+
+def _prompts(model, tokenizer, conversations: Sequence[list[dict]], tools: Sequence[Callable] | None) -> list[Reply]:
+    if not conversations:
+        return []
+    tools = list(tools) if tools else None
+    rows = tokenizer.apply_chat_template(list(conversations), tools=tools, add_generation_prompt=True)["input_ids"]
+    _rooms(model, rows)
+    return [Reply(prompt_ids=ids) for ids in rows]
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if not ids:
+        raise ValueError(f"an empty prompt: begin a new document with {END_OF_TEXT}")
+    return ids
+
+
+def _context(model: PreTrainedModel) -> int:
+    """Positions that the model has; 2**31 where its config names none."""
+    return getattr(model.config, "max_position_embeddings", None) or 2**31
+
+
+def _rooms(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[int]:
+    """Ids that fit after each prompt. Raises ValueError for a prompt that leaves no room."""
+    context = _context(model)
+    for number, ids in enumerate(prompts):
+        if len(ids) >= context:
+            raise ValueError(f"prompt {number} is {len(ids)} tokens long and the model has {context} positions; shorten it")
+    return [context - len(ids) for ids in prompts]
+
+
+def _ends(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    named = getattr(model.generation_config, "eos_token_id", None)
+    named = [] if named is None else [named] if isinstance(named, int) else named
+    return end_tokens(tokenizer) | set(named)
+
+
+def _uniforms(rows: int, length: int, seed: int) -> list[list[float]]:
+    """A number in [0, 1) for every id that every row may write."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(rows, length, generator=generator, dtype=torch.float64).tolist()
