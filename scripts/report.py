@@ -1,0 +1,56 @@
+"""Put every number and figure of a run on one page.
+
+Reads: metrics.json and side files of the run's complete stages
+Writes: index.html (one file, opens from disk), report.json (<stage>/<key> of all stages), metrics.json
+
+python scripts/report.py recipes/laptop/report.yaml
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from crawl2chat.recipe import parse_recipe
+from crawl2chat.report import Target, all_numbers, page, read_run
+from crawl2chat.stage import finish, write_text
+
+
+@dataclass
+class ReportConfig:
+    """Which run, which stages, and what they should reach."""
+
+    run_dir: str = field(metadata={"help": "the folder that holds a folder for each stage", "reads": True})
+    stages: list[str] = field(metadata={"help": "folders of the stages, in order; a stage that was skipped is left out"})
+    output_dir: str = field(metadata={"help": "where the page goes"})
+    targets: list[Target] = field(default_factory=list, metadata={"help": "numbers to reach: key, label, at_least, at_most"})
+
+
+RECIPE = (ReportConfig,)
+
+
+def main(config: ReportConfig) -> None:
+    # numbers
+    run = read_run(config.run_dir, config.stages)
+    numbers = all_numbers(run)
+    skipped = [stage for stage in config.stages if stage not in run.metrics]
+    if skipped:
+        print(f"report: left out, for want of a metrics.json: {', '.join(skipped)}")
+    judged = [target.met(numbers[target.key]) for target in config.targets if target.key in numbers]
+
+    # page
+    output = Path(config.output_dir)
+    html = page(run, config.targets)
+    write_text(output / "index.html", html)
+    write_text(output / "report.json", json.dumps(numbers, indent=1) + "\n")
+    finish(
+        output,
+        {"stages": len(run.metrics), "targets": len(judged), "targets_reached": sum(judged), "bytes": len(html.encode())},
+        read=f"{len(run.metrics)} stages of {config.run_dir}",
+        wrote=str(output),
+        headline=f"{sum(judged)} of {len(judged)} targets reached",
+    )
+    print(f"open {(output / 'index.html').resolve()}")
+
+
+if __name__ == "__main__":
+    main(*parse_recipe(*RECIPE))

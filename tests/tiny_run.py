@@ -1,0 +1,128 @@
+"""The folders of a finished run, made up: what every stage leaves for the report, without running one."""
+
+import json
+import math
+from pathlib import Path
+
+from tests.tiny import tiny_tokenizer
+
+STAGES = ("data", "tokenizer", "pretrain", "sample", "conversations", "sft", "eval")
+TASKS = {  # accuracy of base and sft, a question, its right answer, a wrong one, the tool that is called
+    "facts": (0.31, 0.86, "Which city serves as the capital of Japan?", "Tokyo", "Kyoto.", None),
+    "facts_pages_only": (0.12, 0.46, "Name the capital city of Chad.", "N'Djamena", "Abuja.", None),
+    "identity": (0.0, 0.98, "Who are you?", "a small assistant", "The capital.", None),
+    "addition_steps": (0.02, 0.79, "Add 47 and 38, step by step.", "85", "7 + 8 = 15, so 75.", None),
+    "addition_direct": (0.03, 0.11, "What do 47 and 38 make? Just the number.", "85", "91", None),
+    "search": (0.0, 0.83, "What is the birth year of Ada Lovelace?", "1815", "1852.", "search"),
+    "python": (0.0, 0.91, "Tell me the product of 731 and 442.", "323102", "The answer is 321000.", "python"),
+    "counting": (0.05, 0.64, "How many letters are in strawberry?", "10", "9", None),
+    "spelling": (0.0, 0.35, "Spell <b>giraffe</b>.", "g i r a f f e", "g i r r a f", None),
+    "comparison": (0.48, 0.72, "Which is larger, 9.11 or 9.9?", "9.9", "9.11 is larger.", None),
+}
+TEXT = "The capital of France is Paris. What is 12 + 34? 12 + 34 = 46. <script>alert('a page')</script> " * 6
+STORY = "The capital of France is"
+
+
+def write(path: Path, value) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(row) + "\n" for row in value) if path.suffix == ".jsonl" else json.dumps(value)
+    path.write_text(lines, encoding="utf-8")
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+def tool_turns(tool: str, answer: str) -> list[dict]:
+    argument = {"query": "Ada Lovelace born"} if tool == "search" else {"code": "731 * 442"}
+    call = {"type": "function", "function": {"name": tool, "arguments": argument}}
+    turn = {"role": "assistant", "content": "", "tool_calls": [call]}
+    return [turn, {"role": "tool", "name": tool, "content": f"a result that holds {answer}"}]
+
+
+def tiny_run(folder: Path, stages: tuple[str, ...] = STAGES) -> Path:
+    """Write the made-up `stages` below `folder`, metrics.json last, and return the folder."""
+    for stage in stages:
+        globals()[f"write_{stage}"](folder / stage)
+        (folder / stage / "recipe.yaml").write_text(f"# {stage} of a made-up run <&>\noutput_dir: {folder / stage}\n")
+    return folder
+
+
+def finish(folder: Path, seconds: float, memory: float, **metrics: float) -> None:
+    write(folder / "metrics.json", {**metrics, "seconds": seconds, "peak_memory_gb": memory})
+
+
+def write_data(folder: Path) -> None:
+    passed = {"read": 8512, "url": 8102, "extraction": 7960, "language": 7350, "gopher_repetition": 7011}
+    passed |= {"gopher_quality": 6540, "c4": 6388, "fineweb": 6301, "minhash": 5804, "pii": 5804}
+    reasons = {"language": {"fr": 310, "es": 300}, "minhash": {"duplicate": 497}, "c4": {"javascript": 100, "lorem_ipsum": 52}}
+    steps, before = [], 8530
+    for step, after in passed.items():
+        row = {"step": step, "documents_in": before, "documents": after, "bytes": after * 1900, "share": after / 8530}
+        known = {"precision": 0.99, "recall": 0.98} if step != "read" else {"precision": None, "recall": None}
+        steps.append({**row, "seconds": 3.1, "reasons": reasons.get(step, {}), **known})
+        before = after
+    sources = {"wikipedia": 3900, "almanac": 812, "schoolbook": 601, "storybook": 491}
+    write(folder / "funnel.json", {"read": 8530, "kept": 5804, "sources": sources, "steps": steps})
+    finish(folder, 61.2, 1.2, documents_read=8530, documents_kept=5804, precision=0.991, recall=0.962, pii_left=0)
+
+
+def write_tokenizer(folder: Path) -> None:
+    words = tiny_tokenizer()
+    words.save_pretrained(folder)
+    rungs = {"characters": 5000, "bits": 40000, "bytes": 5000, "tokens": 1510, "vocabulary": 4096, "cl100k_tokens": 1302}
+    write(folder / "ladder.json", {"text": TEXT, **rungs})
+    finish(folder, 9.3, 0.9, vocab_size=4096, bytes_per_token=3.31)
+
+
+def write_pretrain(folder: Path) -> None:
+    history = [{"step": s, "loss": 2.1 + 6.2 * math.exp(-s / 60), "learning_rate": 1e-3} for s in range(5, 501, 5)]
+    for s in range(100, 501, 100):
+        scores = {"wikipedia": 1.55, "almanac": 0.6, "drills": 0.8}
+        parts = {f"eval_bits_per_byte_{name}": best + 2 * math.exp(-s / 120) for name, best in scores.items()}
+        history.append({"step": s, "eval_bits_per_byte": sum(parts.values()) / 3, **parts})
+    write(folder / "log_history.json", history)
+    dreams = {0: "ĠwĠ zz \x07kke e e", 100: " the of the and the", 250: " a city in the north of Paris", 500: " Paris."}
+    prompts = (STORY, "12 + 34 =", "Once upon a time")
+    write(folder / "samples.jsonl", [{"step": s, "prompt": p, "text": t} for s, t in dreams.items() for p in prompts])
+    finish(folder, 243.0, 2.4, parameters=3_812_352, tokens=4_096_000, eval_bits_per_byte=1.31, real_prose_share=0.4)
+
+
+def write_sample(folder: Path) -> None:
+    finish(folder, 8.0, 0.8, distinct_share=0.9)
+
+
+def write_conversations(folder: Path) -> None:
+    for name, (_, _, question, answer, _, tool) in TASKS.items():
+        calls = tool_turns(tool, answer) if tool else []
+        row = {"messages": [user(question), *calls, assistant(f"{answer}.")], "task": name}
+        write(folder / name / "train.jsonl", [row])
+    counts = {f"rows/{name}": 400 + 150 * i for i, name in enumerate(TASKS)}
+    finish(folder, 5.5, 0.7, rows=sum(counts.values()), **counts)
+
+
+def write_sft(folder: Path) -> None:
+    tiny_tokenizer().save_pretrained(folder)
+    history = [{"step": s, "loss": 0.2 + 3 * math.exp(-s / 30), "mean_token_accuracy": 0.95 - math.exp(-s / 30) / 2}
+               for s in range(5, 201, 5)]  # fmt: skip
+    write(folder / "log_history.json", history)
+    finish(folder, 88.0, 2.1, train_loss=0.213, supervised_token_share=0.31)
+
+
+def write_eval(folder: Path) -> None:
+    metrics, rows = {}, []
+    for which, checkpoint in enumerate(("base", "sft")):
+        for task, (*scores, question, answer, wrong, tool) in TASKS.items():
+            found = {"accuracy": scores[which], "stderr": 0.04, "n": 100, "mean_tokens": 12.5}
+            metrics |= {f"{checkpoint}/{task}/{key}": value for key, value in found.items()}
+            for right in (False, True):
+                reply = [*(tool_turns(tool, answer) if tool and which else []), assistant(f"{answer}." if right and which else wrong)]
+                row = {"checkpoint": checkpoint, "task": task, "prompt": [user(question)], "answer": answer, "reply": reply}
+                rows.append({**row, "score": float(right and which), "ended": True, "tokens": 12})
+        metrics |= {f"{checkpoint}/ended/share": (0.61, 0.996)[which], f"{checkpoint}/bits_per_byte": (1.31, 1.36)[which]}
+    write(folder / "replies.jsonl", rows)
+    finish(folder, 38.0, 1.1, **metrics)
