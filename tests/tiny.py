@@ -1,4 +1,4 @@
-"""A world small enough for tests: a byte-level tokenizer of a few hundred tokens and a random Llama of a few thousand weights."""
+"""A world small enough for tests: a byte-level tokenizer of a few hundred tokens and a random Llama."""
 
 from functools import lru_cache
 
@@ -18,7 +18,9 @@ SPLIT = r"'(?:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+
 def _backend() -> str:
     backend = Tokenizer(models.BPE())
     split = pre_tokenizers.Split(Regex(SPLIT), behavior="isolated")
-    backend.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
     backend.decoder = decoders.ByteLevel()
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(
@@ -33,7 +35,9 @@ def tiny_tokenizer(eos_token: str = IM_END) -> PreTrainedTokenizerFast:
     return dress(Tokenizer.from_str(_backend()), eos_token=eos_token)
 
 
-def tiny_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0, hidden_size: int = 32, layers: int = 2) -> LlamaForCausalLM:
+def tiny_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int = 0, hidden_size: int = 32, layers: int = 2
+) -> LlamaForCausalLM:
     """A Llama with random weights, in float32 and in evaluation mode; 256 positions."""
     torch.manual_seed(seed)
     config = LlamaConfig(

@@ -14,9 +14,7 @@ PACKAGE = {
 FOLDER = "llama_index/core/_static/tiktoken_cache"
 RANKS = "9b5ad71b2ce5302211f9c61530b329a4922fc6a4"  # the name under which tiktoken caches cl100k_base.tiktoken
 # GPT-4's splitting without possessive quantifiers: tokenizers' regex engine reads those otherwise and gives other ids
-SPLIT = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 def ranks_file() -> Path | None:
@@ -53,8 +51,8 @@ def encode(text: str) -> list[int]:
 def as_tokenizer():
     """cl100k as a `tokenizers.Tokenizer`: the same ids from the library that our own tokenizer is made with.
 
-    The merges are found from the ranks: a token of rank r is the merge of the two parts it falls into when encoded with
-    the ranks below r alone.
+    The merges are found from the ranks: a token of rank r is the merge of the two parts it falls into when encoded
+    with the ranks below r alone.
     """
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
     from transformers.convert_slow_tokenizer import bytes_to_unicode

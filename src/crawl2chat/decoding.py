@@ -108,7 +108,7 @@ class _RoomyLayer(DynamicLayer):
 
 
 class _Batch:
-    """Rows being written, aligned at their last token; column c of row r is real from column length - lengths[r] on."""
+    """Rows being written, aligned at their last token: row r is real from column length - lengths[r] on."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int):
         """Read the prompts (each different one once); `logits` (rows, vocab) then say what comes after them."""

@@ -1,7 +1,7 @@
-"""Conversations in, replies out: generate, run the tools that a reply calls, put the results back, until the turn ends.
+"""Conversations in, replies out: generate, run the tools a reply calls, put the results back, until the turn ends.
 
-What the model wrote is kept as the ids it wrote, never tokenized again; a tool's result enters as the ids that the chat
-template gives it. How a reply spells its calls is read by the tokenizer's response template.
+What the model wrote is kept as the ids it wrote, never tokenized again; a tool's result enters as the ids that the
+chat template gives it. How a reply spells its calls is read by the tokenizer's response template.
 """
 
 import inspect
@@ -121,7 +121,7 @@ def complete(
     batch_size: int = 64,
     progress: bool = False,
 ) -> list[Completion]:
-    """Go on with each text as a base model does. A prompt is taken as it is: begin it with END_OF_TEXT for a new document."""
+    """Go on with each text as a base model does. A prompt is taken as it is: END_OF_TEXT begins a new document."""
     ids = [_encode(tokenizer, prompt) for prompt in prompts]
     ends, written = _ends(model, tokenizer), [[] for _ in ids]
     budgets = [min(max_new_tokens, room) for room in _rooms(model, ids)]
@@ -260,7 +260,9 @@ def _result_ids(tokenizer: PreTrainedTokenizerBase, results: list[dict], ends: s
     prefix = tokenizer.apply_chat_template(before, return_dict=False)
     whole = tokenizer.apply_chat_template(before + results, add_generation_prompt=True, return_dict=False)
     if whole[: len(prefix)] != prefix:
-        raise ValueError("the chat template writes a turn otherwise once a tool's result follows: it must keep prefixes")
+        raise ValueError(
+            "the chat template rewrites a turn once a tool's result follows: it must keep prefixes"
+        )
     # the header's newline after the end token was not written by the model
     last = max((at for at, token in enumerate(prefix) if token in ends), default=len(prefix) - 1)
     return whole[last + 1 :]
@@ -292,7 +294,9 @@ def _rooms(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[int
     context = _context(model)
     for number, ids in enumerate(prompts):
         if len(ids) >= context:
-            raise ValueError(f"prompt {number} is {len(ids)} tokens long and the model has {context} positions; shorten it")
+            raise ValueError(
+                f"prompt {number} is {len(ids)} tokens long and the model has {context} positions"
+            )
     return [context - len(ids) for ids in prompts]
 
 

@@ -1,11 +1,11 @@
-"""The protocol: its tokens, a tokenizer dressed for it, how a reply is read, which token bears loss, and what text weighs.
+"""The protocol: its tokens, a tokenizer dressed for it, how a reply is read, what bears loss, what text weighs.
 
     python -m crawl2chat.protocol "some text" --tokenizer output/laptop/tokenizer --html tokens.html
     python -m crawl2chat.protocol --conversation output/laptop/conversations/facts/train.jsonl
 
-prints the ladder (characters, bits, bytes, tokens) and writes the coloured token view; of a conversation it shows which
-tokens bear loss. How a conversation is written stands in chat_templates/chatml.jinja, how a reply is read back in
-chat_templates/chatml.response.json; this module only carries them to the tokenizer.
+prints the ladder (characters, bits, bytes, tokens) and writes the coloured token view; of a conversation it shows
+which tokens bear loss. How a conversation is written stands in chat_templates/chatml.jinja, how a reply is read back
+in chat_templates/chatml.response.json; this module only carries them to the tokenizer.
 """
 
 import argparse
@@ -52,7 +52,9 @@ def dress(tokenizer: Tokenizer | PreTrainedTokenizerFast, eos_token: str = END_O
     backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
     lacking = [token for token in PROTOCOL_TOKENS if backend.token_to_id(token) is None]
     if lacking:
-        raise ValueError(f"the tokenizer lacks the protocol tokens {', '.join(lacking)}: train it with PROTOCOL_TOKENS")
+        raise ValueError(
+            f"the tokenizer lacks {', '.join(lacking)}: train it with PROTOCOL_TOKENS"
+        )
     # a BPE trainer makes every token it is given special; the marks must not be
     state = json.loads(backend.to_str())
     for token in state["added_tokens"]:
@@ -80,7 +82,9 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
     looks_local = folder.exists() or str(path).startswith((".", "/", "~")) or str(path).count("/") != 1
     if looks_local and not folder.is_dir():
         fail(f"{path}: no such folder; run the tokenizer stage first, or name a folder that holds a tokenizer")
-    if looks_local and not any((folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+    if looks_local and not any(
+        (folder / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")
+    ):
         fail(f"{path}: no tokenizer.json in this folder; name a folder that holds a tokenizer")
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(path))
@@ -150,7 +154,7 @@ def _print_ladder(rungs: dict[str, int]) -> None:
 
 
 def _conversation(source: str) -> tuple[list[dict], list | None]:
-    """Messages and tools from JSON: a list of messages or a row with `messages`, given as text or as a file's first row."""
+    """Messages and tools from JSON, given as text or as a file's first row: messages, or a row with `messages`."""
     where = source if not source.lstrip().startswith(("[", "{")) else "--conversation"
     if where == source:
         if not Path(source).is_file():
@@ -167,7 +171,9 @@ def _conversation(source: str) -> tuple[list[dict], list | None]:
         row = row[0]
     row = {"messages": row} if isinstance(row, list) else row
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-        fail(f"{where}: no `messages` in the row; give [{{'role': 'user', 'content': ...}}, ...] or a row with messages")
+        fail(
+            f"{where}: no `messages`; give [{{'role': 'user', 'content': ...}}, ...] or a row with messages"
+        )
     return row["messages"], row.get("tools")
 
 

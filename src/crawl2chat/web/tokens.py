@@ -9,7 +9,8 @@ COLOURS = ("#fde2c8", "#d3e9fb", "#dcf2d3", "#f9d8e6", "#e4dcf7", "#fbf3c0", "#c
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
 STYLE = """
-.tokens { font: 15px/1.9 ui-monospace, Menlo, Consolas, monospace; white-space: pre-wrap; overflow-wrap: anywhere; color: #222; }
+.tokens { font: 15px/1.9 ui-monospace, Menlo, Consolas, monospace; color: #222; }
+.tokens { white-space: pre-wrap; overflow-wrap: anywhere; }
 .tokens span { border-radius: 3px; padding: 2px 0; }
 .tokens .quiet { opacity: .42; }
 .tokens .loss { box-shadow: inset 0 -3px #c0392b; }
@@ -24,7 +25,8 @@ PAGE = """<!doctype html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Tokens</title>
 <style>
-body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font-family: system-ui, sans-serif; background: #fff; color: #222; }}
+body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font-family: system-ui, sans-serif; }}
+body {{ background: #fff; color: #222; }}
 table {{ border-collapse: collapse; }} td {{ padding: .15rem 1rem .15rem 0; }} td + td {{ text-align: right; }}
 details {{ margin-top: 1.5rem; }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 {style}
@@ -53,7 +55,7 @@ def _shown(token_id: int, tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def token_view(ids: list[int], tokenizer: PreTrainedTokenizerBase, mask: list[int] | None = None) -> str:
-    """HTML fragment of `ids`, a coloured span each; with `mask`, tokens that bear loss (1) are underlined, others faint.
+    """HTML fragment of `ids`, a coloured span each; with `mask`, those that bear loss (1) are underlined.
 
     The page that holds it brings STYLE. Text inside is escaped. Raises ValueError for a mask of another length.
     """
@@ -67,15 +69,22 @@ def token_view(ids: list[int], tokenizer: PreTrainedTokenizerBase, mask: list[in
             names.append("loss" if mask[i] else "quiet")
         marks = f' class="{" ".join(names)}"' if names else ""
         colour = COLOURS[i % len(COLOURS)]
-        spans.append(f'<span{marks} style="background:{colour}" title="{token_id}">{_shown(token_id, tokenizer)}</span>')
+        spans.append(
+            f'<span{marks} style="background:{colour}" title="{token_id}">{_shown(token_id, tokenizer)}</span>'
+        )
     return f'<div class="tokens">{"".join(spans)}</div>'
 
 
 def token_page(
-    ids: list[int], tokenizer: PreTrainedTokenizerBase, mask: list[int] | None = None, rungs: dict[str, int] | None = None
+    ids: list[int],
+    tokenizer: PreTrainedTokenizerBase,
+    mask: list[int] | None = None,
+    rungs: dict[str, int] | None = None,
 ) -> str:
     """The whole page: the ladder's `rungs` as a table, the token view, and the ids."""
-    rows = "".join(f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{n:,}</td></tr>" for name, n in (rungs or {}).items())
+    rows = "".join(
+        f"<tr><td>{escape(name.replace('_', ' '))}</td><td>{n:,}</td></tr>" for name, n in (rungs or {}).items()
+    )
     legend = f"{len(ids):,} tokens."
     if mask is not None:
         legend = f"{len(ids):,} tokens; the {sum(mask):,} underlined ones bear loss."
