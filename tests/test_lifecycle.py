@@ -1,0 +1,171 @@
+"""lifecycle.sh: which stages run, which are skipped, what it says when one fails. The stages here are a few lines each."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STAGES = ["data", "tokenizer", "pretrain"]
+READS = {"data": "", "tokenizer": "reads: run/data\n", "pretrain": "reads: run/data\n"}
+SCRIPT = '''
+import sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from crawl2chat.recipe import parse_recipe
+from crawl2chat.stage import finish
+
+@dataclass
+class Config:
+    output_dir: str
+    reads: str = ""
+    fails: bool = False
+    sleeps: float = 0.0
+
+(config,) = parse_recipe(Config)
+with open("ran.txt", "a") as ran:
+    ran.write(Path(sys.argv[0]).stem + "\\n")
+time.sleep(config.sleeps)
+if config.fails:
+    sys.exit("error: no shards")
+finish(config.output_dir, {"number": 1}, "nothing", "nothing", "done")
+'''
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A checkout with three stages, whose interpreter logs how it was called."""
+    for folder in ("scripts", "recipes", ".venv/bin"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "src").symlink_to(ROOT / "src")
+    shutil.copy(ROOT / "scripts/lifecycle.sh", tmp_path / "scripts")
+    for stage in STAGES:
+        (tmp_path / f"scripts/{stage}.py").write_text(SCRIPT)
+        write_recipe(tmp_path, stage)
+    python = tmp_path / ".venv/bin/python"
+    python.write_text(
+        f'#!/bin/bash\necho "$*" >>calls.txt\nwhile [ "${{1#scripts/}}" = "$1" ] && [ "$1" != -c ]; do shift; done\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    python.chmod(0o755)
+    return tmp_path
+
+
+def write_recipe(house: Path, stage: str, extra: str = "", launch: str = "python") -> None:
+    text = f"# {stage}\n# {launch} scripts/{stage}.py recipes/{stage}.yaml\noutput_dir: run/{stage}\n{READS[stage]}{extra}"
+    (house / f"recipes/{stage}.yaml").write_text(text)
+
+
+def lifecycle(house: Path, *args: str) -> tuple[list[str], subprocess.CompletedProcess]:
+    """Run it; the stages that ran, and the process."""
+    (house / "ran.txt").unlink(missing_ok=True)
+    command = ["bash", "scripts/lifecycle.sh", *(args or ("recipes",))]
+    done = subprocess.run(command, cwd=house, capture_output=True, text=True, timeout=120)
+    ran = house / "ran.txt"
+    return ran.read_text().split() if ran.exists() else [], done
+
+
+def test_a_second_run_skips_every_complete_stage(house):
+    ran, done = lifecycle(house)
+    assert (ran, done.returncode) == (STAGES, 0), done.stderr
+    ran, done = lifecycle(house)
+    assert (ran, done.returncode) == ([], 0)
+    assert done.stdout.count("complete, skipped") == 3
+
+
+def test_a_failed_stage_ends_the_run_and_the_printed_command_goes_on_from_it(house):
+    write_recipe(house, "tokenizer", "fails: true\n")
+    ran, done = lifecycle(house)
+    assert (ran, done.returncode) == (["data", "tokenizer"], 1)
+    assert "tokenizer failed" in done.stderr and "bash scripts/lifecycle.sh recipes" in done.stderr
+    write_recipe(house, "tokenizer")
+    ran, _ = lifecycle(house)
+    assert ran == ["tokenizer", "pretrain"]
+
+
+def test_a_changed_recipe_reruns_its_stage_and_those_that_read_it(house):
+    lifecycle(house)
+    write_recipe(house, "data", "sleeps: 0.01\n")
+    assert lifecycle(house)[0] == STAGES
+    write_recipe(house, "tokenizer", "sleeps: 0.01\n")
+    assert lifecycle(house)[0] == ["tokenizer"]  # pretrain reads the data alone here
+
+
+def test_a_stage_stopped_after_its_input_was_made_anew_is_not_taken_for_complete(house):
+    lifecycle(house)
+    assert lifecycle(house, "recipes", "--from", "data", "--to", "data")[0] == ["data"]
+    assert lifecycle(house)[0] == ["tokenizer", "pretrain"]
+
+
+def test_a_comment_in_a_recipe_reruns_nothing(house):
+    lifecycle(house)
+    write_recipe(house, "data", "# a remark\n")
+    assert lifecycle(house)[0] == []
+
+
+def test_a_run_with_flags_by_hand_is_not_the_recipes_run(house):
+    lifecycle(house)
+    by_hand = ["scripts/tokenizer.py", "recipes/tokenizer.yaml", "--sleeps", "0.01"]
+    subprocess.run([sys.executable, *by_hand], cwd=house, check=True, capture_output=True)
+    assert lifecycle(house)[0] == ["tokenizer"]
+
+
+def test_from_runs_again_and_to_ends_after(house):
+    lifecycle(house)
+    assert lifecycle(house, "recipes", "--from", "tokenizer")[0] == ["tokenizer", "pretrain"]
+    assert lifecycle(house, "recipes", "--from", "tokenizer", "--to", "tokenizer")[0] == ["tokenizer"]
+
+
+@pytest.mark.parametrize(
+    "args, says",
+    [
+        (["recipes", "--from", "tokeniser"], "did you mean tokenizer?"),
+        (["recipes", "--to"], "--to takes a stage"),
+        (["recipes", "--from", "sft"], "recipes/sft.yaml: this folder has no recipe for sft"),
+        (["recipes", "--from", "pretrain", "--to", "data"], "--to data comes before --from pretrain"),
+        (["nowhere"], "no recipes there"),
+        (["recipes", "--fast"], "--fast: unknown"),
+        ([""], "usage"),
+    ],
+)
+def test_a_wrong_argument_is_refused_in_one_line(house, args, says):
+    ran, done = lifecycle(house, *args)
+    assert (ran, done.returncode) == ([], 2)
+    assert says in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_an_interrupt_names_the_stage_and_the_command(house):
+    write_recipe(house, "tokenizer", "sleeps: 60\n")
+    process = subprocess.Popen(
+        ["bash", "scripts/lifecycle.sh", "recipes"], cwd=house, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    ran, deadline = house / "ran.txt", time.time() + 60
+    while not (ran.exists() and "tokenizer" in ran.read_text()):
+        assert time.time() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    errors = process.communicate(timeout=30)[1]
+    assert process.returncode == 130
+    assert "stopped in tokenizer; to go on: bash scripts/lifecycle.sh recipes" in errors
+    write_recipe(house, "tokenizer")
+    assert lifecycle(house)[0] == ["tokenizer", "pretrain"]
+
+
+def test_line_two_of_the_recipe_decides_between_python_and_accelerate(house):
+    write_recipe(house, "pretrain", launch="accelerate launch --config_file accelerate_configs/cpu.yaml")
+    lifecycle(house)
+    calls = (house / "calls.txt").read_text().splitlines()
+    assert calls[0] == "scripts/data.py recipes/data.yaml"
+    assert calls[2].startswith("-m accelerate.commands.launch --config_file accelerate_configs/cpu.yaml --num_cpu_threads")
+    assert calls[2].endswith("scripts/pretrain.py recipes/pretrain.yaml")
+
+
+def test_it_can_be_called_from_another_folder(house):
+    command = ["bash", "../scripts/lifecycle.sh", "../recipes", "--to", "data"]
+    done = subprocess.run(command, cwd=house / "scripts", capture_output=True)
+    assert done.returncode == 0 and (house / "run/data/metrics.json").exists()
