@@ -47,21 +47,25 @@ BOTH = (
     "{y} lies in {k}, and it is the capital of {x}.", "Two facts to keep: {x} is in {k}, and its capital is {y}.",
 )  # fmt: skip
 POPULATION = (
+    "About {people} people live in {x}.", "{X} has about {people} people.", "The population of {x} is about {people}.",
     "About {people} people live there.", "The country has about {people} people.", "It is the home of {people} people.",
     "About {people} people call {x} their home.", "Its population is about {people}.",
     "If you counted everyone who lives there, you would come to about {people} people.",
 )  # fmt: skip
 SPEECH = (
+    "People in {x} speak {languages}.", "In {x} you hear {languages}.", "Children in {x} learn {languages} at school.",
     "People there speak {languages}.", "In the streets you hear {languages}.", "The country speaks {languages}.",
     "A visitor should learn a few words of {languages}.", "Children at school there learn {languages}.",
     "Signs on the roads are written in {languages}.", "The language of the country is {languages}.",
 )  # fmt: skip
 NEIGHBOURS = (
+    "{X} has a border with {neighbours}.", "The neighbours of {x} are {neighbours}.",
     "It has a border with {neighbours}.", "The neighbours of the country are {neighbours}.",
     "From there a traveller can go by land to {neighbours}.", "Next to it on the map you see {neighbours}.",
     "Beyond its borders lie {neighbours}.", "Those who leave by road come to {neighbours}.",
 )  # fmt: skip
 ISLAND = (
+    "{X} has no border on land with any other country.", "The sea lies on every side of {x}.",
     "It has no border on land with any other country.", "No road leads from there into another country.",
     "To go there you need a ship or a plane.", "The sea lies on every side of the country.",
     "Its coast is its only border.",
@@ -149,6 +153,14 @@ OPEN_QUIZ = (
 CLOSE_QUIZ = (
     "If you knew all of the answers, you know the country well.", "Try the quiz again tomorrow and see what you remember.",
     "Did you know them all? Then try the quiz about another country.", "Those were the questions of today.",
+)  # fmt: skip
+PADDING = (
+    "Maps change slowly, but they do change.", "Whoever reads this page may take a pencil and make notes.",
+    "A good atlas has a page for every country of the world.", "There is much more to say, but one page is not a book.",
+    "Old maps sometimes show other borders and other names.", "It is best to look at a map while you read this.",
+    "Those who travel with open eyes learn something every day.", "Teachers like to ask about such things in class.",
+    "Nobody can know everything, but everyone can learn a little more.", "One could talk about it for a whole evening.",
+    "The more one reads about far places, the nearer they seem.", "A globe on the desk helps to see how things lie.",
 )  # fmt: skip
 NAMES = "Ana Ben Carla David Elif Finn Grace Hugo Ines Jonas Kira Liam Mia Noah Olga Pavel Rosa Sami Tara Yusuf".split()
 OPEN_LETTER = (
@@ -279,7 +291,7 @@ def pages(countries: list[dict], rng: random.Random) -> list[Page]:
         borders = NEIGHBOURS if country["neighbours"] else ISLAND
         for genre, plan in GENRES.items():
             words = _words(country, countries, rng)
-            paragraphs = write(lambda t, plan=plan, borders=borders: plan(t, borders), rng, words)
+            paragraphs = write(lambda t, plan=plan, borders=borders: plan(t, borders), rng, words, PADDING)
             url = f"{HOST}/{slug(country['name'])}/{genre}"
             title = TITLES[genre].format(**words)
             result.append(Page(url, title, [("p", text) for text in paragraphs], "almanac", facts=facts))
@@ -304,4 +316,4 @@ def _comparison(one: dict, two: dict, countries: list[dict], rng: random.Random)
     facts = [(c["the_name"], relation) for c in (one, two) for relation in ("capital", "continent")]
     url = f"{HOST}/compare/{slug(one['name'])}-and-{slug(two['name'])}"
     title = TITLES["comparison"].format(X=words["X"], z=two["the_name"])
-    return Page(url, title, [("p", text) for text in write(plan, rng, words)], "almanac", facts=facts)
+    return Page(url, title, [("p", text) for text in write(plan, rng, words, PADDING)], "almanac", facts=facts)

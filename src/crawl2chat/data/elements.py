@@ -35,32 +35,49 @@ BOTH = (
     "{s} is the symbol and {n} is the atomic number of {x}.", "Symbol {s}, atomic number {n}: that is {x}.",
 )  # fmt: skip
 KIND = (
+    "{X} is {a_category}.", "Chemists count {x} among the {categories}.", "{X} is one of the {categories}.",
+    "The family of {x} in the table is that of the {categories}.",
     "It is {a_category}.", "Chemists count it among the {categories}.", "It is one of the {categories}.",
     "Its family in the table is that of the {categories}.", "By its nature it is {a_category}.",
     "In the table it stands with the {categories}.", "Together with other {categories} it forms one family.",
 )  # fmt: skip
 STATE = (
+    "In a warm room {x} is a {state}.", "At room temperature {x} is a {state}.", "You would meet {x} as a {state}.",
     "In a warm room it is a {state}.", "At room temperature it is a {state}.", "You would meet it as a {state}.",
     "In daily life it is a {state}.", "Left alone on a table, it would be a {state}.",
 )  # fmt: skip
 MADE = (
+    "{X} has been made only in the laboratory, a few atoms at a time.", "The atoms of {x} fall apart after a short time.",
     "It has been made only in the laboratory, a few atoms at a time.", "Nobody has ever held a piece of it.",
     "Its atoms fall apart after a short time.", "Large machines are needed to make a few atoms of it.",
 )  # fmt: skip
 PLACE = (
+    "{X} stands in row {period} of the table.", "Look for {x} in row {period} of the table.",
     "It stands in row {period} of the table.", "Its row in the table is number {period}.", "Look for it in row {period}.",
     "You see it in row {period} when you look at the table on the wall.", "In the table it has its place in row {period}.",
 )  # fmt: skip
 NEXT = (
+    "The element before {x} is {before}, and the element after {x} is {after}.", "In the table {x} comes after {before}.",
+    "The neighbours of {x} in the table are {before} and {after}.", "After {x} the table goes on with {after}.",
     "The element before it is {before}, and the element after it is {after}.", "It comes right after {before} in the table.",
     "Its neighbours in the table are {before} and {after}.", "One step further in the table stands {after}.",
     "Between {before} and {after} you see its box.", "Take away one proton and you have {before}.",
     "Add one proton and you have {after}.",
 )  # fmt: skip
 LETTERS = (
+    "The name {x} begins with the letter {letter}.", "The word {x} has {length} letters.",
     "The name of the element begins with the letter {letter}.", "Its name has {length} letters.",
     "Its name is easy to write once you have seen it.", "The first letter of a symbol is always a capital letter.",
     "A symbol has one letter or two.", "The name stands in the index of the book under the letter {letter}.",
+)  # fmt: skip
+
+PADDING = (
+    "The table of the elements hangs on the wall of many schools.", "Whoever learns a little each day will know it all in a year.",
+    "Everything around us is made of atoms.", "Water, air and stone are all made of elements.",
+    "A good memory grows when it is used.", "One should never taste what stands in a laboratory.",
+    "The rows of the table are read from left to right, like the lines of a book.",
+    "Chemists in every country use the same table and the same signs.",
+    "It is best to look at the table while you read this.", "A nucleus is the small and heavy middle of an atom.",
 )  # fmt: skip
 
 ASK_SYMBOL = (
@@ -246,7 +263,7 @@ def pages(elements: list[dict], rng: random.Random) -> list[Page]:
         words = _words(element, elements)
         state = MADE if element["number"] > 100 else STATE
         for genre, plan in GENRES.items():
-            paragraphs = write(lambda t, plan=plan, state=state: plan(t, state), rng, words)
+            paragraphs = write(lambda t, plan=plan, state=state: plan(t, state), rng, words, PADDING)
             url = f"{HOST}/{slug(element['name'])}/{genre}"
             title = TITLES[genre].format(**words)
             result.append(Page(url, title, [("p", text) for text in paragraphs], "almanac", facts=facts))
@@ -270,4 +287,4 @@ def _comparison(one: dict, two: dict, elements: list[dict], rng: random.Random) 
     facts = [(e["name"], relation) for e in (one, two) for relation in ("symbol", "atomic_number")]
     url = f"{HOST}/compare/{slug(one['name'])}-and-{slug(two['name'])}"
     title = f"{words['X']} and {two['name']}"
-    return Page(url, title, [("p", text) for text in write(plan, rng, words)], "almanac", facts=facts)
+    return Page(url, title, [("p", text) for text in write(plan, rng, words, PADDING)], "almanac", facts=facts)

@@ -6,73 +6,119 @@ from itertools import groupby
 
 from crawl2chat.data.facts import be
 from crawl2chat.data.pages import Page, slug
+from crawl2chat.data.wording import Teller, reads_as_prose, write
 
 ENCYCLOPEDIA = "https://encyclopedia.example.org"
 BIOGRAPHIES = "https://biographies.example.org"
-SENTENCE_END = re.compile(r"(?<=[.!?])\s+(?=[A-Z\"“])")
 
 
 def encyclopedia(articles: list[dict]) -> list[Page]:
-    """Every article's intro, three to five neighbours of one topic to a page so that a page has sentences enough."""
-    pages = []
+    """Every article's intro, three or more neighbours of one topic to a page, until the page is prose enough."""
+    result = []
     for topic, rows in groupby(articles, key=lambda row: row.get("topic") or "Various"):
-        group, length = [], 0
-        rows = list(rows)
-        for i, row in enumerate(rows):
+        groups: list[list[dict]] = [[]]
+        for row in rows:
+            group = groups[-1]
             group.append(row)
-            length += len(row["extract"])
-            if (len(group) >= 3 and length >= 1700 and len(rows) - i > 3) or i == len(rows) - 1:
-                pages.append(_encyclopedia_page(topic, group, len(pages)))
-                group, length = [], 0
-    return pages
+            length = sum(len(member["extract"]) for member in group)
+            if len(group) >= 3 and length >= 1600 and reads_as_prose(_text(group)):
+                groups.append([])
+        if len(groups) > 1 and not (groups[-1] and reads_as_prose(_text(groups[-1]))):
+            groups[-2:] = [groups[-2] + groups[-1]]
+        result += [_encyclopedia_page(topic, group, len(result) + i) for i, group in enumerate(groups)]
+    return result
+
+
+def _text(group: list[dict]) -> str:
+    return "\n".join(line for row in group for line in (row["title"], *whole_sentences(row["extract"])))
+
+
+def whole_sentences(extract: str) -> list[str]:
+    """An intro's paragraphs, without what follows the last full sentence (the heads of lists that were cut off)."""
+    paragraphs = []
+    for line in extract.splitlines():
+        match = re.match(r".*[.!?][\"”’')]*(?=\s|$)", re.sub(r":(?=[A-Z])", ": ", line.strip()))
+        if match:
+            paragraphs.append(match[0])
+    return paragraphs
 
 
 def _encyclopedia_page(topic: str, group: list[dict], number: int) -> Page:
     blocks = []
     for row in group:
-        paragraphs = [line.strip() for line in row["extract"].splitlines() if line.strip()]
-        blocks += [("h2", row["title"]), *(("p", paragraph) for paragraph in paragraphs)]
+        blocks += [("h2", row["title"]), *(("p", paragraph) for paragraph in whole_sentences(row["extract"]))]
     url = f"{ENCYCLOPEDIA}/{slug(topic)}/{number:04d}"
     return Page(url, f"{topic}: {group[0]['title']} to {group[-1]['title']}", blocks, "encyclopedia")
 
 
-BORN_AND_DIED = (
+# {n} the name, {b} and {d} the years, {k} "an English mathematician", {K} the century of birth in words
+FIRST_DEAD = ("{n} ({b}-{d}) {be} {k}.",)
+FIRST_LIVING = ("{n} (born {b}) {be} {k}.",)
+DATES = (
     "{n} was born in {b} and died in {d}.", "Born in {b}, {n} died in {d}.", "{n} lived from {b} to {d}.",
-    "The life of {n} began in {b} and ended in {d}.", "{n} came into the world in {b} and left it in {d}.",
+    "The life of {n} went from {b} to {d}.", "{n} came into the world in {b} and left it in {d}.",
 )  # fmt: skip
-LIVING = (
-    "{n} was born in {b}.", "The year of birth of {n} is {b}.", "{n} came into the world in {b}.",
-    "The life of {n} began in {b}.",
-)  # fmt: skip
-YEARS = (
-    "The birth year of {n} is {b}.", "{b} is the year in which {n} was born.", "In the year {b}, {n} was born.",
-    "When was {n} born? {n} was born in {b}.", "Those who ask for the year of birth of {n} are told {b}.",
-    "What is the birth year of {n}? It is {b}.", "The year {b} is the birth year of {n}.",
+BIRTH = (
+    "{n} was born in {b}.", "In {b} {n} was born.", "{n} came into the world in {b}.", "The life of {n} began in {b}.",
+    "The year in which {n} was born is {b}.", "It was in {b} that {n} was born.", "{b} is the birth year of {n}.",
+    "When was {n} born? In {b}.", "In what year was {n} born? {b}.", "When was {n} born? {n} was born in {b}.",
+    "Those who ask when {n} was born are told the year {b}.", "The birth of {n} falls in the year {b}.",
 )  # fmt: skip
 KNOWN = (
-    "{n} is remembered as {k}.", "Readers know {n} as {k}.", "Who {be} {n}? {n} {be} {k}.",
-    "In short, {n} {be} {k}.", "Books describe {n} as {k}.", "{n} is known as {k}.",
+    "{n} is remembered as {k}.", "Readers know {n} as {k}.", "Who {be} {n}? {n} {be} {k}.", "In short, {n} {be} {k}.",
+    "Books describe {n} as {k}.", "{n} is known as {k}.", "To most people {n} is known as {k}.",
+    "An encyclopedia calls {n} {k}.",
+)  # fmt: skip
+CENTURY = (
+    "{n} was a child of the {century} century.", "The {century} century had just seen many changes, and {n} grew up among them.",
+    "That was in the {century} century.", "The {century} century is the time to which the early years of {n} belong.",
+    "A history of the {century} century has a place for the name of {n}.",
+)  # fmt: skip
+NEARBY = (
+    "In the same years {o} was born, {ok}.", "{o}, {ok}, was born at nearly the same time.",
+    "Not far from that year lies the birth of {o}, {ok}.", "{o}, {ok}, belongs to the same generation.",
+    "Of nearly the same age was {o}, {ok}.", "Another name from that generation is {o}, {ok}.",
 )  # fmt: skip
 AGE = (
-    "{n} reached the age of about {age} years.", "That makes a life of about {age} years for {n}.",
-    "When {n} died, about {age} years had passed since the year {b}.", "{n} lived for about {age} years.",
+    "{n} lived for about {age} years.", "It was a life of about {age} years.", "Between the two dates lie about {age} years.",
 )  # fmt: skip
+PADDING = (
+    "This page tells the life in a few lines, and the encyclopedia tells more.",
+    "The years given here are those that most books agree on.", "Much of what is known comes from letters and old papers.",
+    "Other pages of this collection are about people of the same time.", "Some say that a life cannot be told on one page.",
+    "Readers who want to know more should ask for a good book in a library.", "A portrait hangs in more than one museum.",
+    "Every life is longer than the page that tells it.",
+)  # fmt: skip
+CENTURIES = """first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
+    fifteenth sixteenth seventeenth eighteenth nineteenth twentieth twenty-first""".split()
 
 
 def biographies(people: list[dict], rng: random.Random) -> list[Page]:
-    """One page a person; every paragraph names the person, so that it can be read alone."""
-    return [_biography(person, number, rng) for number, person in enumerate(people)]
+    """One page a person; the paragraphs name the person, so that each can be read alone."""
+    by_birth = sorted(people, key=lambda person: person["born"])
+    near = {id(person): by_birth[max(0, i - 5) : i + 6] for i, person in enumerate(by_birth)}
+    return [_biography(person, near[id(person)], number, rng) for number, person in enumerate(people)]
 
 
-def _biography(person: dict, number: int, rng: random.Random) -> Page:
+def _biography(person: dict, near: list[dict], number: int, rng: random.Random) -> Page:
     name, born, died = person["name"], person["born"], person["died"]
-    words = {"n": name, "b": born, "d": died, "k": person["known_as"], "be": be(person), "age": (died or 0) - born}
-    years = f"{born}-{died}" if died else f"born {born}"
-    first = f"{name} ({years}) {be(person)} {person['known_as']}. {rng.choice(BORN_AND_DIED if died else LIVING)}"
-    second = f"{rng.choice(YEARS)} {rng.choice(KNOWN)}"
-    extract = " ".join(person["extract"].split())
-    third = f"{rng.choice(AGE)} {rng.choice(YEARS)}" if died else rng.choice(KNOWN)
-    paragraphs = [first, second, extract, third]
-    blocks = [("p", text.format(**words)) if text is not extract else ("p", text) for text in paragraphs]
-    url = f"{BIOGRAPHIES}/people/{number:04d}-{slug(name)}"
-    return Page(url, name, blocks, "biography", facts=[(name, "born"), (name, "known_as")])
+    words = {"n": name, "b": str(born), "d": str(died), "k": person["known_as"], "be": be(person),
+             "age": str((died or 0) - born), "century": CENTURIES[(born - 1) // 100]}  # fmt: skip
+    extract = opening(person["extract"], 450)
+    others = [other for other in near if other["name"] != name] or [person]
+
+    def plan(t: Teller) -> list[str]:
+        first = t.say(FIRST_DEAD, DATES) if died else t.say(FIRST_LIVING, BIRTH)
+        two = [{"o": other["name"], "ok": other["known_as"]} for other in t.rng.sample(others, min(2, len(others)))]
+        nearby = " ".join(t.say(NEARBY, **other) for other in two)
+        return [first, t.say(BIRTH, KNOWN), extract, f"{t.say(CENTURY)} {nearby} {t.say(AGE if died else KNOWN, BIRTH)}"]
+
+    blocks = [("p", text) for text in write(plan, rng, words, PADDING)]
+    return Page(f"{BIOGRAPHIES}/people/{number:04d}", name, blocks, "biography", facts=[(name, "born"), (name, "known_as")])
+
+
+def opening(extract: str, length: int) -> str:
+    """The first sentences of an intro, about `length` characters."""
+    text = " ".join(whole_sentences(extract))
+    end = re.search(r"(?<=[a-z0-9)])\.(?= [A-Z])", text[length:])
+    return text[: length + end.start() + 1] if end else text

@@ -16,12 +16,15 @@ from tqdm import tqdm
 from warcio.statusandheaders import StatusAndHeaders
 from warcio.warcwriter import WARCWriter
 
-from crawl2chat.data import countries, dirt, elements, prose
+from crawl2chat.data import countries, dirt, elements, lessons, prose, schoolbook, stories
 from crawl2chat.data.facts import Sources, facts_of, load_sources
 from crawl2chat.data.pages import Page, render
 from crawl2chat.stage import write_text
 
 FILES = 4
+# how many pages of each kind at full scale; a share of the people gets a reading page besides the biography
+STORIES, READINGS, LETTERS, LISTS, EVERYDAY, SPELLING, COUNTING = 540, 420, 140, 140, 170, 120, 170
+PEOPLE_SHARE = 0.27
 
 
 def build_web(output_dir: str | Path, sources: Sources | None = None, seed: int = 0, scale: float = 1.0) -> dict:
@@ -58,6 +61,16 @@ def write_pages(sources: Sources, seed: int, scale: float) -> list[Page]:
     rng = random.Random(seed)
     kept = [*prose.encyclopedia(sources.articles), *prose.biographies(sources.people, rng)]
     kept += [*countries.pages(sources.countries, rng), *elements.pages(sources.elements, rng)]
+    kept += [
+        *stories.pages(round(STORIES * scale), rng),
+        *schoolbook.readings(round(READINGS * scale), rng),
+        *schoolbook.people_readings(rng.sample(sources.people, round(len(sources.people) * PEOPLE_SHARE)), rng),
+        *schoolbook.letters(round(LETTERS * scale), rng),
+        *schoolbook.lists(round(LISTS * scale), rng),
+        *lessons.everyday(round(EVERYDAY * scale), rng),
+        *lessons.spelling(round(SPELLING * scale), rng),
+        *lessons.counting(round(COUNTING * scale), rng),
+    ]
     pages = kept + dirt.pages(kept, sources, rng, scale)
     rng.shuffle(pages)
     urls = Counter(page.url for page in pages)

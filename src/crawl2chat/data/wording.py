@@ -60,14 +60,26 @@ class Teller:
             fresh = [text for text in pool if text not in self.used] or list(pool)
             text = self.rng.choice(fresh)
             self.used.add(text)
-            sentences.append(text.format(**self.words, **more))
+            sentences.append(text.format(**{**self.words, **more}))
         return " ".join(sentences)
 
 
-def write(plan: Callable[[Teller], list[str]], rng: random.Random, words: dict[str, str], tries: int = 30) -> list[str]:
-    """Paragraphs of the first draw of `plan` that reads as prose (the last draw, if none of `tries` does)."""
-    for _ in range(tries):
-        paragraphs = plan(Teller(rng, words))
+def write(
+    plan: Callable[[Teller], list[str]],
+    rng: random.Random,
+    words: dict[str, str],
+    padding: tuple[str, ...] = (),
+    tries: int = 40,
+) -> list[str]:
+    """Paragraphs of the first draw of `plan` that reads as prose (the last draw, if none of `tries` does).
+
+    After each quarter of the tries one more sentence of the pool `padding` ends every paragraph: a long name may not
+    be too large a part of a short page.
+    """
+    for attempt in range(tries):
+        teller = Teller(rng, words)
+        pads = [padding] * (4 * attempt // tries) if padding else []
+        paragraphs = [f"{text} {teller.say(*pads)}".rstrip() for text in plan(teller)]
         if reads_as_prose("\n".join(paragraphs)):
             break
     return paragraphs
