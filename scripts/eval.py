@@ -14,8 +14,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from crawl2chat.tools.interpreter import open_interpreter
-from crawl2chat.tools.search import open_index
 from tqdm import tqdm
 
 from crawl2chat import evaluation
@@ -24,6 +22,8 @@ from crawl2chat.model import check_fit, load_model
 from crawl2chat.protocol import CHAT_TEMPLATES, load_tokenizer
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
+from crawl2chat.tools.interpreter import open_interpreter
+from crawl2chat.tools.search import open_index
 
 PROMPTS = "chat: its own template; transcript: a base model goes on with a page that reads like a conversation"
 
@@ -35,6 +35,7 @@ class Checkpoint:
     name: str = field(metadata={"help": "what metrics call it"})
     path: str = field(metadata={"help": "a model folder with its tokenizer", "reads": True})
     prompt: str = field(default="chat", metadata={"help": PROMPTS, "choices": ["chat", "transcript"]})
+    max_new_tokens: int | None = field(default=None, metadata={"help": "tokens its replies may take", "ge": 1})
 
 
 @dataclass
@@ -80,7 +81,10 @@ def open_tools(config: EvalConfig) -> dict[str, Callable]:
     if "search" in names and config.search_index is None:
         fail("eval: a task names the search tool; give `search_index`, the folder that conversations.py wrote")
     tools = {"python": open_interpreter()} if "python" in names else {}
-    return tools | ({"search": open_index(config.search_index)} if "search" in names else {})
+    try:
+        return tools | ({"search": open_index(config.search_index)} if "search" in names else {})
+    except FileNotFoundError as error:
+        fail(f"eval: {error}")
 
 
 def ask(entry: Questions, config: EvalConfig) -> list[dict]:
@@ -100,7 +104,7 @@ def main(config: EvalConfig) -> None:
     pages = evaluation.read_rows(config.heldout, ("text", "source")) if config.heldout else []
     tools = open_tools(config)
 
-    generation = {key: getattr(config, key) for key in ("max_new_tokens", "temperature", "seed", "batch_size")}
+    generation = {key: getattr(config, key) for key in ("temperature", "seed", "batch_size")}
     metrics: dict[str, float] = {}
     replies: list[dict] = []
     asked = sum(map(len, questions.values()))
@@ -114,13 +118,17 @@ def main(config: EvalConfig) -> None:
         transcript = (CHAT_TEMPLATES / "transcript.jinja").read_text() if checkpoint.prompt == "transcript" else None
 
         # tasks: answer, grade
+        generation["max_new_tokens"] = checkpoint.max_new_tokens or config.max_new_tokens
         ended = []
         for entry in config.tasks:
             bar.set_description(f"{name} {entry.name}")
             given = [tools[tool] for tool in entry.tools]
-            found = evaluate_task(
-                model, tokenizer, graders[entry.name], questions[entry.name], given, transcript, **generation
-            )
+            try:
+                found = evaluate_task(
+                    model, tokenizer, graders[entry.name], questions[entry.name], given, transcript, **generation
+                )
+            except ValueError as error:  # a question that does not fit the model, a grader that fails on every answer
+                fail(f"eval: {name} on {entry.name}: {error}")
             rows, ungraded = found["rows"], found["ungraded"]
             metrics |= {f"{name}/{entry.name}/{key}": found[key] for key in ("accuracy", "stderr", "n", "mean_tokens")}
             if ungraded:

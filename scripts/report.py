@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crawl2chat.recipe import parse_recipe
-from crawl2chat.report import Target, all_numbers, page, read_run
+from crawl2chat.report import page
+from crawl2chat.runs import Target, all_numbers, read_run
 from crawl2chat.stage import finish, write_text
 
 
@@ -20,9 +21,9 @@ class ReportConfig:
     """Which run, which stages, and what they should reach."""
 
     run_dir: str = field(metadata={"help": "the folder that holds a folder for each stage", "reads": True})
-    stages: list[str] = field(metadata={"help": "folders of the stages, in order; a stage that was skipped is left out"})
+    stages: list[str] = field(metadata={"help": "names of the stages, in order; a skipped one is left out"})
     output_dir: str = field(metadata={"help": "where the page goes"})
-    targets: list[Target] = field(default_factory=list, metadata={"help": "numbers to reach: key, label, at_least, at_most"})
+    targets: list[Target] = field(default_factory=list, metadata={"help": "numbers to reach"})
 
 
 RECIPE = (ReportConfig,)
@@ -42,9 +43,10 @@ def main(config: ReportConfig) -> None:
     html = page(run, config.targets)
     write_text(output / "index.html", html)
     write_text(output / "report.json", json.dumps(numbers, indent=1) + "\n")
+    counts = {"stages": len(run.metrics), "targets": len(judged), "targets_reached": sum(judged)}
     finish(
         output,
-        {"stages": len(run.metrics), "targets": len(judged), "targets_reached": sum(judged), "bytes": len(html.encode())},
+        {**counts, "bytes": len(html.encode())},
         read=f"{len(run.metrics)} stages of {config.run_dir}",
         wrote=str(output),
         headline=f"{sum(judged)} of {len(judged)} targets reached",

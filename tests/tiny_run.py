@@ -4,7 +4,7 @@ import json
 import math
 from pathlib import Path
 
-from tests.tiny import tiny_tokenizer
+from tiny import tiny_tokenizer
 
 STAGES = ("data", "tokenizer", "pretrain", "sample", "conversations", "sft", "eval")
 TASKS = {  # accuracy of base and sft, a question, its right answer, a wrong one, the tool that is called
@@ -59,7 +59,7 @@ def finish(folder: Path, seconds: float, memory: float, **metrics: float) -> Non
 def write_data(folder: Path) -> None:
     passed = {"read": 8512, "url": 8102, "extraction": 7960, "language": 7350, "gopher_repetition": 7011}
     passed |= {"gopher_quality": 6540, "c4": 6388, "fineweb": 6301, "minhash": 5804, "pii": 5804}
-    reasons = {"language": {"fr": 310, "es": 300}, "minhash": {"duplicate": 497}, "c4": {"javascript": 100, "lorem_ipsum": 52}}
+    reasons = {"language": {"fr": 310, "es": 300}, "minhash": {"duplicate": 497}, "c4": {"lorem_ipsum": 52}}
     steps, before = [], 8530
     for step, after in passed.items():
         row = {"step": step, "documents_in": before, "documents": after, "bytes": after * 1900, "share": after / 8530}
@@ -74,7 +74,14 @@ def write_data(folder: Path) -> None:
 def write_tokenizer(folder: Path) -> None:
     words = tiny_tokenizer()
     words.save_pretrained(folder)
-    rungs = {"characters": 5000, "bits": 40000, "bytes": 5000, "tokens": 1510, "vocabulary": 4096, "cl100k_tokens": 1302}
+    rungs = {
+        "characters": 5000,
+        "bits": 40000,
+        "bytes": 5000,
+        "tokens": 1510,
+        "vocabulary": 4096,
+        "cl100k_tokens": 1302,
+    }
     write(folder / "ladder.json", {"text": TEXT, **rungs})
     finish(folder, 9.3, 0.9, vocab_size=4096, bytes_per_token=3.31)
 
@@ -86,7 +93,12 @@ def write_pretrain(folder: Path) -> None:
         parts = {f"eval_bits_per_byte_{name}": best + 2 * math.exp(-s / 120) for name, best in scores.items()}
         history.append({"step": s, "eval_bits_per_byte": sum(parts.values()) / 3, **parts})
     write(folder / "log_history.json", history)
-    dreams = {0: "ĠwĠ zz \x07kke e e", 100: " the of the and the", 250: " a city in the north of Paris", 500: " Paris."}
+    dreams = {
+        0: "ĠwĠ zz \x07kke e e",
+        100: " the of the and the",
+        250: " a city in the north of Paris",
+        500: " Paris.",
+    }
     prompts = (STORY, "12 + 34 =", "Once upon a time")
     write(folder / "samples.jsonl", [{"step": s, "prompt": p, "text": t} for s, t in dreams.items() for p in prompts])
     finish(folder, 243.0, 2.4, parameters=3_812_352, tokens=4_096_000, eval_bits_per_byte=1.31, real_prose_share=0.4)
@@ -120,9 +132,21 @@ def write_eval(folder: Path) -> None:
             found = {"accuracy": scores[which], "stderr": 0.04, "n": 100, "mean_tokens": 12.5}
             metrics |= {f"{checkpoint}/{task}/{key}": value for key, value in found.items()}
             for right in (False, True):
-                reply = [*(tool_turns(tool, answer) if tool and which else []), assistant(f"{answer}." if right and which else wrong)]
-                row = {"checkpoint": checkpoint, "task": task, "prompt": [user(question)], "answer": answer, "reply": reply}
+                reply = [
+                    *(tool_turns(tool, answer) if tool and which else []),
+                    assistant(f"{answer}." if right and which else wrong),
+                ]
+                row = {
+                    "checkpoint": checkpoint,
+                    "task": task,
+                    "prompt": [user(question)],
+                    "answer": answer,
+                    "reply": reply,
+                }
                 rows.append({**row, "score": float(right and which), "ended": True, "tokens": 12})
-        metrics |= {f"{checkpoint}/ended/share": (0.61, 0.996)[which], f"{checkpoint}/bits_per_byte": (1.31, 1.36)[which]}
+        metrics |= {
+            f"{checkpoint}/ended/share": (0.61, 0.996)[which],
+            f"{checkpoint}/bits_per_byte": (1.31, 1.36)[which],
+        }
     write(folder / "replies.jsonl", rows)
     finish(folder, 38.0, 1.1, **metrics)

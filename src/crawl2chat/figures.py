@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 SERIES = {
@@ -33,7 +32,13 @@ def picture(draw: Callable[[Figure, Ink], None], width: float, height: float, al
             **dict.fromkeys(("text.color", "axes.labelcolor"), ink.text),
             **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor"), ink.quiet),
             **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-            **{"grid.color": ink.grid, "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 11},
+            **{
+                "grid.color": ink.grid,
+                "axes.axisbelow": True,
+                "axes.titlelocation": "left",
+                "axes.titlesize": 11,
+                "lines.linewidth": 1.8,
+            },
             **{"axes.prop_cycle": matplotlib.cycler(color=ink.series), "svg.hashsalt": "report", "font.size": 10},
         }
         with matplotlib.rc_context(style):
@@ -69,38 +74,44 @@ def funnel(steps: Sequence[tuple[str, int, int]]) -> str:
     return picture(draw, 8, 0.42 * len(steps) + 0.2, "documents left after each step of the funnel")
 
 
-def curves(panels: Sequence[tuple[str, dict[str, list[tuple[float, float]]]]], targets: dict[str, float]) -> str:
-    """Panels side by side, each a title and named curves of (step, value); `targets` draws a dashed line by title."""
+Panel = tuple[str, dict[str, list[tuple[float, float]]], float | None]
+
+
+def curves(panels: Sequence[Panel]) -> str:
+    """Panels side by side: a title, curves of (step, value) by name, and a target drawn as a dashed line, or None."""
 
     def draw(figure: Figure, ink: Ink) -> None:
-        for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        for axes, (title, lines, target) in zip(
+            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
+        ):
             for name, points in lines.items():
                 steps, values = zip(*points, strict=True)
-                mark = "o" if len(points) < 25 else None
-                axes.plot(steps, values, marker=mark, markersize=3.5, linewidth=1.8, label=name)
-                note = {"textcoords": "offset points", "va": "center", "color": axes.lines[-1].get_color(), "fontsize": 9}
-                axes.annotate(f"{values[-1]:.2f}", (steps[-1], values[-1]), xytext=(5, 0), **note)
-            if title in targets:
-                axes.axhline(targets[title], color=ink.quiet, linewidth=1, linestyle="--", label=f"target {targets[title]:g}")
+                (line,) = axes.plot(steps, values, "o-" if len(points) < 25 else "-", markersize=3.5, label=name)
+                place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
+                axes.annotate(
+                    f"{values[-1]:.2f}", (steps[-1], values[-1]), color=line.get_color(), fontsize=9, **place
+                )
+            if target is not None:
+                axes.axhline(target, color=ink.quiet, linewidth=1, linestyle="--", label=f"target {target:g}")
             axes.grid(axis="y")
             axes.margins(x=0.1)
             axes.set_title(title)
             axes.set_xlabel("step")
-            if len(lines) > 1 or title in targets:
+            if len(lines) > 1 or target is not None:
                 axes.legend(fontsize=9)
 
-    return picture(draw, 4.3 * len(panels), 3.1, ", ".join(title for title, _ in panels))
+    return picture(draw, 4.3 * len(panels), 3.1, ", ".join(title for title, _, _ in panels))
 
 
-def bars(rows: Sequence[tuple[str, float]], form: str = "{:,.0f}", alt: str = "") -> str:
-    """Horizontal bars, the first row on top; `form` writes a value at its bar's end."""
+def bars(rows: Sequence[tuple[str, float]], alt: str) -> str:
+    """Horizontal bars, the first row on top, each with its value at its end."""
 
     def draw(figure: Figure, ink: Ink) -> None:
-        axes: Axes = figure.subplots()
+        axes = figure.subplots()
         names, values = zip(*rows, strict=True)
         drawn = axes.barh(range(len(rows)), values, color=ink.series[0], height=0.66)
-        axes.bar_label(drawn, [form.format(value) for value in values], padding=4, color=ink.text, fontsize=9)
-        axes.set_yticks(range(len(rows)), [name.replace("$", r"\$") for name in names], color=ink.text)
+        axes.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=4, color=ink.text, fontsize=9)
+        axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in names], color=ink.text)
         axes.tick_params(length=0)
         axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.15 * max(*values, 1e-9)), xticks=[])
         for side in ("bottom", "left"):

@@ -1,0 +1,92 @@
+"""A run's folder: what its complete stages wrote, their numbers in one flat dict, and what they should reach."""
+
+import json
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from crawl2chat.stage import fail
+
+PACKAGES = "torch transformers tokenizers trl peft accelerate datasets evaluate datatrove lm-eval bm25s pydantic-monty"
+
+
+@dataclass
+class Target:
+    """A number to reach."""
+
+    key: str  # <stage>/<key> of report.json
+    label: str
+    at_least: float | None = None
+    at_most: float | None = None
+
+    def met(self, value: float) -> bool:
+        low, high = self.at_least, self.at_most
+        return (low is None or value >= low) and (high is None or value <= high)
+
+
+@dataclass
+class Run:
+    """A run's folder and the metrics of its complete stages, in the lifecycle's order."""
+
+    folder: Path
+    metrics: dict[str, dict[str, float]]
+
+    def json(self, stage: str, name: str) -> Any:
+        """A side file's content, None where the stage did not write it; a broken one is one clear line."""
+        path = self.folder / stage / name
+        return read_json(path) if stage in self.metrics and path.exists() else None
+
+    def rows(self, stage: str, name: str) -> list[dict]:
+        """The rows of a JSONL side file, none where the stage did not write it."""
+        path = self.folder / stage / name
+        if stage not in self.metrics or not path.exists():
+            return []
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [read_json(path, line, number) for number, line in enumerate(lines, start=1)]
+
+
+def read_json(path: Path, line: str | None = None, number: int = 0) -> Any:
+    """The file, or one `line` of it, as JSON; stops with one line where it is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8") if line is None else line)
+    except ValueError as error:
+        where = f"{path}, line {number}" if number else path
+        fail(f"{where}: not JSON ({error}); run the stage that writes it again")
+
+
+def read_run(folder: str | Path, stages: Sequence[str]) -> Run:
+    """The complete stages (those with a metrics.json) of a run's folder; none at all is one clear line."""
+    folder = Path(folder)
+    files = {stage: folder / stage / "metrics.json" for stage in stages}
+    metrics = {stage: read_json(path) for stage, path in files.items() if path.is_file()}
+    for stage, numbers in metrics.items():
+        if not isinstance(numbers, dict) or not all(isinstance(value, int | float) for value in numbers.values()):
+            fail(f"{files[stage]}: not a flat object of numbers; run the stage {stage} again")
+    if not metrics:
+        fail(f"{folder}: no stage has written a metrics.json; run scripts/lifecycle.sh first")
+    return Run(folder, metrics)
+
+
+def all_numbers(run: Run) -> dict[str, float]:
+    """{"<stage>/<key>": number} of every stage, total_seconds (their sum) and peak_memory_gb (the largest)."""
+    numbers = {f"{stage}/{key}": value for stage, metrics in run.metrics.items() for key, value in metrics.items()}
+    numbers["total_seconds"] = round(sum(metrics.get("seconds", 0) for metrics in run.metrics.values()), 1)
+    numbers["peak_memory_gb"] = max(metrics.get("peak_memory_gb", 0) for metrics in run.metrics.values())
+    return numbers
+
+
+def versions() -> dict[str, str]:
+    """The interpreter, the machine, and the packages that a run rests on, with their versions."""
+    found = {"Python": platform.python_version(), "system": f"{platform.system()} {platform.machine()}"}
+    found["machine"] = f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 1e9:.0f} GB of memory"
+    for name in PACKAGES.split():
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
