@@ -93,6 +93,7 @@ def write_pretrain(folder: Path) -> None:
         parts = {f"eval_bits_per_byte_{name}": best + 2 * math.exp(-s / 120) for name, best in scores.items()}
         history.append({"step": s, "eval_bits_per_byte": sum(parts.values()) / 3, **parts})
     write(folder / "log_history.json", history)
+    tiny_tokenizer().save_pretrained(folder)
     dreams = {
         0: "ĠwĠ zz \x07kke e e",
         100: " the of the and the",
@@ -105,7 +106,20 @@ def write_pretrain(folder: Path) -> None:
 
 
 def write_sample(folder: Path) -> None:
-    finish(folder, 8.0, 0.8, distinct_share=0.9)
+    likely = {" Paris": 0.71, " the": 0.08, " a": 0.05, " Lyon": 0.03, "\n": 0.01, " <b>": 0.01}
+    tokens = [{"text": text, "probability": share} for text, share in likely.items()]
+    prompts = (STORY, "12 + 34 =", "Once upon a time", "Question: What is the capital of Japan?\nAnswer:")
+    ways = [
+        {"name": name, "temperature": heat, "top_k": 0, "top_p": 1.0}
+        for name, heat in (("as it is", 1), ("cool", 0.6))
+    ]
+    texts = [" Paris, a city of the north.", " Lyon & the <b>south</b>.", " the largest one."]
+    distributions = [{"prompt": prompt, "entropy_bits": 1.7, "tokens": tokens} for prompt in prompts]
+    continued = [
+        {"way": way, "prompt": prompt, "texts": texts, "distinct_2": 0.8} for way in ways for prompt in prompts
+    ]
+    write(folder / "samples.json", {"distributions": distributions, "continuations": continued})
+    finish(folder, 8.0, 0.8, distinct_continuations=0.93, distinct_2=0.8)
 
 
 def write_conversations(folder: Path) -> None:
@@ -122,7 +136,7 @@ def write_sft(folder: Path) -> None:
     history = [{"step": s, "loss": 0.2 + 3 * math.exp(-s / 30), "mean_token_accuracy": 0.95 - math.exp(-s / 30) / 2}
                for s in range(5, 201, 5)]  # fmt: skip
     write(folder / "log_history.json", history)
-    finish(folder, 88.0, 2.1, train_loss=0.213, supervised_token_share=0.31)
+    finish(folder, 88.0, 2.1, tokens=812_400, train_loss=0.213, supervised_token_share=0.31)
 
 
 def write_eval(folder: Path) -> None:

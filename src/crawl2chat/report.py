@@ -16,6 +16,7 @@ MAIN = {
     "data": ("documents_kept", "clean pages"),
     "tokenizer": ("vocab_size", "tokens"),
     "pretrain": ("parameters", "parameters"),
+    "sample": ("distinct_continuations", "of continuations differ"),
     "conversations": ("rows", "conversations"),
     "sft": ("tokens", "tokens"),
 }
@@ -137,8 +138,31 @@ def dream(run: Run) -> str:
 
 
 def sample(run: Run) -> str:
-    """What the base model thinks comes next, and how it goes on."""
-    return ""
+    """What the base model thinks comes next, and how differently it goes on from the same words."""
+    found = run.json("sample", "samples.json")
+    if found is None:
+        return ""
+    panels = []
+    for one in found["distributions"][:6]:
+        bars = [
+            (token["text"].replace(" ", "␣").replace("\n", "⏎"), token["probability"]) for token in one["tokens"][:8]
+        ]
+        lines = [bar(text, share, f"<small>{said(share, 'share')}</small>") for text, share in bars]
+        title = f"<h3><span class='prompt'>{escape(one['prompt'])}</span> …</h3>"
+        panels.append(f'<div class="next">{title}{"".join(lines)}</div>')
+    dreams = []
+    for one in found["continuations"]:
+        if one["prompt"] == found["continuations"][0]["prompt"]:
+            lines = "".join(f"<li>{escape(clip(text, 160))}</li>" for text in one["texts"][:4])
+            name, heat = escape(one["way"]["name"]), one["way"]["temperature"]
+            dreams.append(f"<div><b>{name}</b> <small>temperature {heat:g}</small><ul>{lines}</ul></div>")
+    again = f"<h3>“{escape(found['continuations'][0]['prompt'])}”, continued again and again</h3>" if dreams else ""
+    return section(
+        "One token at a time",
+        "A base model is a simulator of documents: it weighs every token that could come next, and one is drawn.",
+        f'<div class="pair">{"".join(panels)}</div>' if panels else "",
+        f'{again}<div class="pair small">{"".join(dreams)}</div>' if dreams else "",
+    )
 
 
 def conversations(run: Run) -> str:
@@ -150,10 +174,10 @@ def conversations(run: Run) -> str:
     for path in sorted((run.folder / "conversations").glob("*/train.jsonl")) if numbers else ():
         with path.open(encoding="utf-8") as lines:
             firsts += [read_json(path, line, 1)["messages"] for line in [next(lines, "")] if line.strip()]
-    view = ""
-    if firsts:
+    view, home = "", next((stage for stage in ("sft", "pretrain", "tokenizer") if stage in run.metrics), None)
+    if firsts and home:
         messages = max(firsts, key=lambda turns: len({turn["role"] for turn in turns}))  # one with a tool, if any has
-        words = load_tokenizer(run.folder / ("sft" if "sft" in run.metrics else "tokenizer"))
+        words = load_tokenizer(run.folder / home)
         ids, mask = loss_mask(words, messages)
         view = (
             f'<h3>What bears loss</h3><p class="explain">The {sum(mask)} underlined of these {len(ids)} tokens are '

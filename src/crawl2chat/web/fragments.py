@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
-SHARES = ("accuracy", "share", "precision", "recall", "stderr")
+SHARES = ("accuracy", "share", "precision", "recall", "stderr", "distinct_continuations")
 
 
 def said(value: float, key: str = "") -> str:

@@ -1,0 +1,189 @@
+"""The page shows what the run wrote and nothing more, runs nothing that a model wrote, and needs no other file."""
+
+import importlib.util
+import json
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from crawl2chat.report import page
+from crawl2chat.runs import Target, all_numbers, read_run
+from tiny_run import STAGES, tiny_run
+
+ROOT = Path(__file__).resolve().parents[1]
+VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and text, and checks that what opens also closes."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags, self.links, self.text, self.open = [], [], [], []
+        self.feed(html)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append(tag)
+        self.links += [value for name, value in attributes if name in ("src", "href", "srcset", "action", "data")]
+        assert not any(name.startswith("on") for name, _ in attributes)
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] != "style":
+            self.text.append(data)
+
+    def shown(self) -> str:
+        return " ".join("".join(self.text).split())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture(scope="module")
+def html(folder) -> str:
+    return page(read_run(folder, STAGES), [Target("data/precision", "precision", at_least=0.97)])
+
+
+def test_every_stage_of_the_lifecycle_has_its_section(html):
+    titles = re.findall(r"<h2>(.*?)</h2>", html)
+    assert titles == [
+        "Numbers to reach",
+        "From crawl to clean text",
+        "Text into tokens",
+        "Learning to predict the next token",
+        "The dream sharpens",
+        "One token at a time",
+        "Conversations to learn from",
+        "Supervised finetuning",
+        "A map of what it can do",
+        "In its own words",
+        "Time and memory",
+        "To make it again",
+    ]
+
+
+def test_the_page_stands_alone_and_is_small(html):
+    found = Page(html)
+    assert "script" not in found.tags and "iframe" not in found.tags
+    assert all(link.startswith(("#", "data:image/svg+xml;base64,")) for link in found.links)
+    assert "@import" not in html and "url(" not in html
+    assert len(html.encode()) < 5_000_000
+
+
+def test_what_a_model_or_a_page_wrote_is_shown_and_not_run(html):
+    assert "<script" not in html and "<b>giraffe" not in html
+    text = Page(html).shown()
+    assert "<script>alert('a page')</script>" in text and "Spell <b>giraffe</b>." in text
+    assert "Lyon & the <b>south</b>." in text and "of a made-up run <&>" in text
+
+
+def test_figures_follow_the_colour_scheme(html):
+    assert html.count("<picture>") == html.count('media="(prefers-color-scheme: dark)"') >= 5
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_skipped_stage_leaves_nothing_empty(tmp_path, stage):
+    run = read_run(tiny_run(tmp_path, tuple(s for s in STAGES if s != stage)), STAGES)
+    html = page(run)
+    Page(html)
+    assert stage not in run.metrics
+    assert not re.search(r"</h[23]>\s*(</section>|<h[23]>|</div>)", html)
+
+
+def test_conversations_without_any_tokenizer_have_no_mask_view(tmp_path):
+    html = page(read_run(tiny_run(tmp_path, ("data", "conversations")), STAGES))
+    assert "Conversations to learn from" in html and "What bears loss" not in html
+
+
+def test_a_run_that_has_only_begun_has_a_page(tmp_path):
+    titles = re.findall(r"<h2>(.*?)</h2>", page(read_run(tiny_run(tmp_path, ("data",)), STAGES)))
+    assert titles == ["From crawl to clean text", "Time and memory", "To make it again"]
+
+
+def test_a_metrics_file_alone_is_enough(tmp_path):
+    folder = tiny_run(tmp_path)
+    for path in folder.rglob("*"):
+        if path.is_file() and path.name not in ("metrics.json",):
+            path.unlink()
+    assert "A map of what it can do" in page(read_run(folder, STAGES))
+
+
+def test_targets_are_marked_as_reached_or_short(folder):
+    run = read_run(folder, STAGES)
+    low = Target("pretrain/eval_bits_per_byte", "bits", at_most=1.6)
+    high = Target("eval/sft/facts_pages_only/accuracy", "facts", at_least=0.5)
+    missing = Target("grpo/accuracy", "practice", at_least=0.5)
+    text = Page(page(run, [low, high, missing])).shown()
+    assert "bits1.31✓ reached≤ 1.6" in text.replace("\xa0", " ").replace(" ✓ ", "✓ ").replace("reached ", "reached")
+    assert "✗ short" in text and "practice" not in text
+
+
+def test_the_worst_holes_come_first_with_a_failing_example(html):
+    text = Page(html).shown().replace("\xa0", " ")
+    first, second = text.index("addition direct: 89 % wrong"), text.index("spelling: 65 % wrong")
+    assert first < second
+    assert "answered91rightis85" in text.replace(" ", "")
+
+
+def test_tool_calls_are_part_of_the_examples(html):
+    text = Page(html).shown()
+    assert "calls search" in text and "Ada Lovelace born" in text and "731 * 442" in text
+
+
+def test_report_json_holds_every_number_and_the_sums(folder):
+    run = read_run(folder, STAGES)
+    numbers = all_numbers(run)
+    assert numbers["data/precision"] == 0.991 and numbers["eval/sft/facts/accuracy"] == 0.86
+    assert numbers["total_seconds"] == pytest.approx(sum(m["seconds"] for m in run.metrics.values()))
+    assert numbers["peak_memory_gb"] == 2.4
+    assert len(numbers) == 2 + sum(map(len, run.metrics.values()))
+
+
+@pytest.mark.parametrize(
+    "file, text, complaint",
+    [
+        ("data/metrics.json", "{", "not JSON"),
+        ("data/metrics.json", '{"a": {"b": 1}}', "not a flat object of numbers"),
+        ("data/funnel.json", "[", "not JSON"),
+        ("eval/replies.jsonl", '{"checkpoint": "sft"', "line 1: not JSON"),
+    ],
+)
+def test_a_broken_file_is_one_clear_line(tmp_path, file, text, complaint):
+    folder = tiny_run(tmp_path)
+    (folder / file).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        page(read_run(folder, STAGES))
+    assert file in stop.value.code and complaint in stop.value.code and "\n" not in stop.value.code
+
+
+def test_no_stage_at_all_is_one_clear_line(tmp_path):
+    with pytest.raises(SystemExit, match="no stage has written a metrics.json"):
+        read_run(tmp_path, STAGES)
+
+
+def test_the_script_writes_page_and_numbers_and_says_where(folder, tmp_path, capsys):
+    spec = importlib.util.spec_from_file_location("report_script", ROOT / "scripts" / "report.py")
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    shutil.copytree(folder, tmp_path / "run")
+    target = Target("data/precision", "precision", at_least=0.97)
+    script.main(
+        script.ReportConfig(str(tmp_path / "run"), [*STAGES, "grpo"], str(tmp_path / "run" / "report"), [target])
+    )
+    out = capsys.readouterr().out
+    assert (
+        str(tmp_path / "run" / "report" / "index.html") in out and "left out, for want of a metrics.json: grpo" in out
+    )
+    numbers = json.loads((tmp_path / "run" / "report" / "report.json").read_text())
+    assert numbers["sft/train_loss"] == 0.213
+    assert json.loads((tmp_path / "run" / "report" / "metrics.json").read_text())["targets_reached"] == 1
