@@ -1,4 +1,4 @@
-"""lifecycle.sh: which stages run, which are skipped, what it says when one fails. The stages here are a few lines each."""
+"""lifecycle.sh: which stages run, which are skipped, what it says when one fails. The stages here are fakes."""
 
 import os
 import shutil
@@ -57,8 +57,8 @@ def house(tmp_path):
 
 
 def write_recipe(house: Path, stage: str, extra: str = "", launch: str = "python") -> None:
-    text = f"# {stage}\n# {launch} scripts/{stage}.py recipes/{stage}.yaml\noutput_dir: run/{stage}\n{READS[stage]}{extra}"
-    (house / f"recipes/{stage}.yaml").write_text(text)
+    head = f"# {stage}\n# {launch} scripts/{stage}.py recipes/{stage}.yaml\noutput_dir: run/{stage}\n"
+    (house / f"recipes/{stage}.yaml").write_text(head + READS[stage] + extra)
 
 
 def lifecycle(house: Path, *args: str) -> tuple[list[str], subprocess.CompletedProcess]:
@@ -141,9 +141,8 @@ def test_a_wrong_argument_is_refused_in_one_line(house, args, says):
 
 def test_an_interrupt_names_the_stage_and_the_command(house):
     write_recipe(house, "tokenizer", "sleeps: 60\n")
-    process = subprocess.Popen(
-        ["bash", "scripts/lifecycle.sh", "recipes"], cwd=house, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+    command = ["bash", "scripts/lifecycle.sh", "recipes"]
+    process = subprocess.Popen(command, cwd=house, stderr=subprocess.PIPE, text=True, start_new_session=True)
     ran, deadline = house / "ran.txt", time.time() + 60
     while not (ran.exists() and "tokenizer" in ran.read_text()):
         assert time.time() < deadline
@@ -161,7 +160,8 @@ def test_line_two_of_the_recipe_decides_between_python_and_accelerate(house):
     lifecycle(house)
     calls = (house / "calls.txt").read_text().splitlines()
     assert calls[0] == "scripts/data.py recipes/data.yaml"
-    assert calls[2].startswith("-m accelerate.commands.launch --config_file accelerate_configs/cpu.yaml --num_cpu_threads")
+    launch = "-m accelerate.commands.launch --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process"
+    assert calls[2].startswith(launch)
     assert calls[2].endswith("scripts/pretrain.py recipes/pretrain.yaml")
 
 

@@ -108,8 +108,6 @@ def load_recipe(*dataclass_types: type, args: list[str], plan_only: bool = False
     environment = read_environment(root, errors) if "env" not in known else {}
     errors += [unknown(node.where, key, known) for key, node in root.value.items() if key not in known]
     chosen = [read_fields(cls, root, "", errors) for cls in dataclass_types]
-    if "output_dir" in known and "output_dir" not in root.value:
-        errors.append(says(source, "output_dir", "is missing (the folder this stage writes)"))
     if not errors:
         os.environ.update(environment)
         if "OMP_NUM_THREADS" in environment and "torch" in sys.modules:

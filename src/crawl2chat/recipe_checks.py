@@ -3,7 +3,7 @@
 import json
 import types
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
 from difflib import get_close_matches
 from enum import Enum
@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from crawl2chat.recipe_tree import Node, says
+from crawl2chat.recipe_tree import BROKEN, Node, says
 
 # ranges of keys that transformers and TRL take unchecked; a field's own metadata comes first
 RANGES: dict[str, dict[str, float]] = {
@@ -29,6 +29,8 @@ RANGES: dict[str, dict[str, float]] = {
     "max_steps": {"ge": -1, "ne": 0},
     "num_generations": {"ge": 2},
 }
+OUTPUT = ("output_dir", None)  # has a default in TrainingArguments, a folder that no other stage would find
+RENAMED = {"torch_dtype": "dtype", "no_cuda": "use_cpu", "group_by_length": "train_sampling_strategy"}
 CHOICES = {
     "report_to": "none all wandb trackio tensorboard mlflow comet_ml azure_ml neptune codecarbon clearml dagshub "
     "flyte dvclive swanlab kubeflow".split()
@@ -72,10 +74,11 @@ def hint_below(hint: Any, part: str) -> Any:
     return element(hint)
 
 
-def unknown(where: str, name: str, known: Iterable[str]) -> str:
+def unknown(where: str, name: str, known: Collection[str]) -> str:
     """The complaint about a key that no dataclass has, with the nearest right one."""
     parent, _, last = name.rpartition(".")
-    near = get_close_matches(last.lower().replace("-", "_"), list(known), 1, 0.6)
+    near = [RENAMED[last]] if RENAMED.get(last) in known else []
+    near = near or get_close_matches(last.lower().replace("-", "_"), known, 1, 0.6)
     if where.startswith("--"):
         right = f"--{parent + '.' if parent else ''}{near[0]}" if near else ""
         return f"{where}: unknown flag; " + (f"did you mean {right}?" if near else "see --help")
@@ -117,7 +120,7 @@ def read_fields(cls: type, node: Node, name: str, errors: list[str]) -> dict[str
         inner = f"{name}.{item.name}" if name else item.name
         if item.name in node.value:
             chosen[item.name] = check(hints[item.name], rules(item), node.value[item.name], inner, errors)
-        elif item.default is MISSING and item.default_factory is MISSING:
+        elif item.default_factory is MISSING and (item.default is MISSING or (item.name, item.default) == OUTPUT):
             about = f" ({item.metadata['help']})" if item.metadata.get("help") else ""
             errors.append(says(node.where, inner, f"is missing{about}"))
     return chosen
@@ -132,6 +135,8 @@ def rules(item: Field) -> dict[str, Any]:
 def check(hint: Any, limits: dict[str, Any], node: Node, name: str, errors: list[str]) -> Any:
     """`node` as the hint's type, dataclasses, lists and mappings down to their leaves; complaints go to `errors`."""
     kinds = members(hint)
+    if node.value is BROKEN:
+        return None
     if isinstance(node.value, dict):
         for kind in kinds:
             if is_dataclass(kind):

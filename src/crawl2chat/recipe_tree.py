@@ -16,12 +16,15 @@ PLAIN = ("null", "bool", "int", "float", "str", "timestamp", "merge", "value")  
 SECRET_ADVICE = "is a secret; set it in the environment (HF_TOKEN, WANDB_API_KEY), never in a recipe or a flag"
 
 
+BROKEN = object()  # a value that has its complaint already
+
+
 class RecipeError(SystemExit):
     """A recipe or a flag that cannot be used: `lines` are the complaints, the exit code is 2."""
 
     def __init__(self, lines: list[str]):
         super().__init__(2)
-        self.lines = lines
+        self.lines = [" ".join(line.split()) for line in lines]
 
     def __str__(self) -> str:
         return "\n".join(self.lines)
@@ -29,7 +32,7 @@ class RecipeError(SystemExit):
 
 def refuse(line: str) -> NoReturn:
     """Give up at once with one complaint."""
-    raise RecipeError([" ".join(line.split())])
+    raise RecipeError([line])
 
 
 @dataclass
@@ -43,13 +46,14 @@ class Node:
         """The value without places."""
         if isinstance(self.value, dict):
             return {key: child.plain() for key, child in self.value.items()}
-        return [child.plain() for child in self.value] if isinstance(self.value, list) else self.value
+        if isinstance(self.value, list):
+            return [child.plain() for child in self.value]
+        return None if self.value is BROKEN else self.value
 
 
 def says(where: str, name: str, complaint: str) -> str:
     """One line: `file:12: key 'a.b' must be ...`, or `--a.b: must be ...`, where the place already names the key."""
-    text = " ".join(complaint.split())
-    return f"{where}: {text}" if where.startswith("--") or not name else f"{where}: key '{name}' {text}"
+    return f"{where}: {complaint}" if where.startswith("--") or not name else f"{where}: key '{name}' {complaint}"
 
 
 def read_text(path: Path) -> str:
@@ -89,7 +93,7 @@ def _node(tree: YamlNode, source: str, name: str, errors: list[str], seen: set[i
     where = _place(tree, source)
     if id(tree) in seen or tree.anchor:
         errors.append(says(where, name, "uses an anchor or alias; write the value out"))
-        return Node(None, where)
+        return Node(BROKEN, where)
     seen.add(id(tree))
     if isinstance(tree, ScalarNode):
         return Node(_scalar(tree, where, name, errors), where)
@@ -118,11 +122,12 @@ def _scalar(tree: ScalarNode, where: str, name: str, errors: list[str]) -> Any:
     text = tree.value
     if prefix != "tag:yaml.org,2002" or kind not in PLAIN:
         errors.append(says(where, name, f"has the tag {tree.tag}; recipes hold plain values"))
-    elif kind == "null":
+        return BROKEN
+    if kind == "null":
         return None
-    elif kind == "bool":
+    if kind == "bool":
         return text.lower() == "true"
-    elif kind in ("int", "float"):
+    if kind in ("int", "float"):
         digits = text.replace("_", "").lower()
         try:
             if kind == "int":
@@ -133,5 +138,5 @@ def _scalar(tree: ScalarNode, where: str, name: str, errors: list[str]) -> Any:
         if math.isfinite(number):
             return number
         errors.append(says(where, name, f"must be a finite number, got {text[:40]}"))
-        return 0
+        return BROKEN
     return text
