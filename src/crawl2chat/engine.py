@@ -245,7 +245,7 @@ def _converse(
             reply.completion_mask += [0] * len(ids)
             for message in messages:
                 yield i, "tool", message["content"]
-            if left > 0 and len(reply.prompt_ids) + len(reply.completion_ids) < _context(model):
+            if left > 0 and len(reply.prompt_ids) + len(reply.completion_ids) < context_length(model):
                 writing.append(i)
             else:
                 yield i, "done", ""
@@ -260,9 +260,7 @@ def _result_ids(tokenizer: PreTrainedTokenizerBase, results: list[dict], ends: s
     prefix = tokenizer.apply_chat_template(before, return_dict=False)
     whole = tokenizer.apply_chat_template(before + results, add_generation_prompt=True, return_dict=False)
     if whole[: len(prefix)] != prefix:
-        raise ValueError(
-            "the chat template rewrites a turn once a tool's result follows: it must keep prefixes"
-        )
+        raise ValueError("the chat template rewrites a turn once a tool's result follows: it must keep prefixes")
     # the header's newline after the end token was not written by the model
     last = max((at for at, token in enumerate(prefix) if token in ends), default=len(prefix) - 1)
     return whole[last + 1 :]
@@ -284,19 +282,36 @@ def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return ids
 
 
-def _context(model: PreTrainedModel) -> int:
+def context_length(model: PreTrainedModel) -> int:
     """Positions that the model has; 2**31 where its config names none."""
     return getattr(model.config, "max_position_embeddings", None) or 2**31
 
 
+def forget(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: list[dict], reserve: int
+) -> tuple[list[dict], int]:
+    """The messages without the oldest questions and what followed them, until `reserve` tokens (at most a quarter of
+    the model's context) are left for a reply, and the number of messages dropped. The system message and the last
+    question stay."""
+    context, dropped = context_length(model), 0
+    while len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]) > context - min(
+        reserve, context // 4
+    ):
+        first = 1 if messages[0]["role"] == "system" else 0
+        following = [i for i in range(first + 1, len(messages)) if messages[i]["role"] == "user"]
+        if not following:
+            break
+        dropped += following[0] - first
+        messages = messages[:first] + messages[following[0] :]
+    return messages, dropped
+
+
 def _rooms(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> list[int]:
     """Ids that fit after each prompt. Raises ValueError for a prompt that leaves no room."""
-    context = _context(model)
+    context = context_length(model)
     for number, ids in enumerate(prompts):
         if len(ids) >= context:
-            raise ValueError(
-                f"prompt {number} is {len(ids)} tokens long and the model has {context} positions"
-            )
+            raise ValueError(f"prompt {number} is {len(ids)} tokens long and the model has {context} positions")
     return [context - len(ids) for ids in prompts]
 
 

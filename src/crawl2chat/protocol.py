@@ -52,9 +52,7 @@ def dress(tokenizer: Tokenizer | PreTrainedTokenizerFast, eos_token: str = END_O
     backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
     lacking = [token for token in PROTOCOL_TOKENS if backend.token_to_id(token) is None]
     if lacking:
-        raise ValueError(
-            f"the tokenizer lacks {', '.join(lacking)}: train it with PROTOCOL_TOKENS"
-        )
+        raise ValueError(f"the tokenizer lacks {', '.join(lacking)}: train it with PROTOCOL_TOKENS")
     # a BPE trainer makes every token it is given special; the marks must not be
     state = json.loads(backend.to_str())
     for token in state["added_tokens"]:
@@ -141,7 +139,7 @@ def ladder(text: str, tokenizer: PreTrainedTokenizerBase | None = None) -> dict[
         rungs["tokens"] = len(tokenizer(text, add_special_tokens=False)["input_ids"])
         rungs["vocabulary"] = len(tokenizer)
     if cl100k.ranks_file() is not None:
-        rungs["cl100k_tokens"] = len(cl100k.encode(text))
+        rungs["cl100k_tokens"] = cl100k.count(text)
     return rungs
 
 
@@ -171,9 +169,7 @@ def _conversation(source: str) -> tuple[list[dict], list | None]:
         row = row[0]
     row = {"messages": row} if isinstance(row, list) else row
     if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
-        fail(
-            f"{where}: no `messages`; give [{{'role': 'user', 'content': ...}}, ...] or a row with messages"
-        )
+        fail(f"{where}: no `messages`; give [{{'role': 'user', 'content': ...}}, ...] or a row with messages")
     return row["messages"], row.get("tools")
 
 

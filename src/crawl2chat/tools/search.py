@@ -61,9 +61,7 @@ def open_index(index_dir: str | Path, results: int = 1) -> Callable[[str], str]:
     """
     found = [path.parent for path in Path(index_dir).glob("[0-9a-f]*/size")]
     if not found:
-        raise FileNotFoundError(
-            f"{index_dir}: no search index here; scripts/conversations.py builds it"
-        )
+        raise FileNotFoundError(f"{index_dir}: no search index here; scripts/conversations.py builds it")
     index = bm25s.BM25.load(max(found, key=lambda path: path.stat().st_mtime), load_corpus=True, mmap=True)
 
     def search(query: str) -> str:
@@ -133,9 +131,7 @@ def _write(files: list[Path], folder: Path) -> None:
             words = _words(passage)
             tokens.append(np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int32))
     if not any(len(ids) for ids in tokens):
-        raise ValueError(
-            f"{files[0]}: no passage of {MIN_WORDS} words in {len(files)} shards; check the data stage"
-        )
+        raise ValueError(f"{files[0]}: no passage of {MIN_WORDS} words in {len(files)} shards; check the data stage")
     index = bm25s.BM25()
     index.index((tokens, vocabulary), show_progress=len(corpus) > 100_000)
     index.save(folder, corpus=corpus, show_progress=False)
@@ -154,9 +150,7 @@ def _rows(files: list[Path]) -> Iterator[tuple[str, str]]:
                         row = json.loads(line)
                         yield row["text"], row["url"]
         except (pa.ArrowInvalid, OSError, KeyError, ValueError) as error:
-            raise ValueError(
-                f"{file}: no rows of text and url ({str(error)[:200]}); make it again"
-            ) from error
+            raise ValueError(f"{file}: no rows of text and url ({str(error)[:200]}); make it again") from error
 
 
 def _files(shards: Iterable[str | Path]) -> Iterator[Path]:

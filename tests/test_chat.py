@@ -1,0 +1,193 @@
+"""The terminal chat: questions on the command line, commands, tools as they run, and clear refusals."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from crawl2chat.engine import Piece, Reply
+from crawl2chat.protocol import END_OF_TEXT, IM_END
+from crawl2chat.recipe import parse_recipe
+from crawl2chat.tools.search import build_index
+from tiny import tiny_model, tiny_tokenizer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def chat():
+    spec = importlib.util.spec_from_file_location("chat_script", ROOT / "scripts" / "chat.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["chat_script"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["chat_script"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """A finetuned and a base model, and an index to search in."""
+    root = tmp_path_factory.mktemp("chat")
+    for name, eos_token in (("sft", IM_END), ("base", END_OF_TEXT)):
+        tokenizer = tiny_tokenizer(eos_token)
+        tokenizer.save_pretrained(root / name)
+        tiny_model(tokenizer).save_pretrained(root / name)
+    (root / "pages.jsonl").write_text(
+        json.dumps({"text": "The capital of Peru is Lima, by the sea.", "url": "x"}) + "\n"
+    )
+    build_index([root / "pages.jsonl"], root / "index")
+    return root
+
+
+def run(chat, *flags: str) -> None:
+    chat.main(*parse_recipe(*chat.RECIPE, args=[str(flag) for flag in flags]))
+
+
+def talk(chat, monkeypatch, capsys, folders, *lines: str) -> str:
+    """What a conversation with these typed lines prints."""
+    typed = iter(lines)
+
+    def read(_):
+        line = next(typed, None)
+        if line is None:
+            raise EOFError
+        return line
+
+    monkeypatch.setattr("builtins.input", read)
+    run(chat, "--model_name_or_path", folders / "sft", "--max_new_tokens", "8")
+    return capsys.readouterr().out
+
+
+def test_questions_on_the_command_line_are_answered_and_that_is_all(chat, folders, capsys):
+    run(chat, "--model_name_or_path", folders / "sft", "--max_new_tokens", 8, "--ask", "Who are you?", "hi")
+    lines = capsys.readouterr().out.splitlines()
+    assert "> Who are you?" in lines and "> hi" in lines
+    assert lines.index("> hi") >= lines.index("> Who are you?") + 2
+
+
+def test_a_base_model_answers_as_a_page_would_go_on(chat, folders, capsys, monkeypatch):
+    seen = []
+
+    def complete(model, tokenizer, prompts, **options):
+        seen.extend(prompts)
+        return [type("Completion", (), {"text": " Paris.\n\nHuman: And Japan?"})]
+
+    monkeypatch.setattr(chat, "complete", complete)
+    run(chat, "--model_name_or_path", folders / "base", "--ask", "What is the capital of France?")
+    assert seen == [f"{END_OF_TEXT}Human: What is the capital of France?\n\nAssistant:"]
+    assert capsys.readouterr().out.splitlines() == ["> What is the capital of France?", "Paris."]
+
+
+def test_calls_and_results_are_shown_as_they_come(chat, folders, capsys, monkeypatch):
+    def stream(model, tokenizer, messages, tools, **options):
+        yield Piece("assistant", "<SEARCH_START>capital of Peru<SEARCH_END>")
+        yield Piece("tool", tools[0]("capital of Peru"))
+        yield Piece("assistant", "27 * 58 is ")
+        yield Piece("tool", tools[1]("27 * 58"))
+        return Reply(messages=[{"role": "assistant", "content": "x"}], ended=True)
+
+    monkeypatch.setattr(chat, "stream", stream)
+    run(chat, "--model_name_or_path", folders / "sft", "--tools", "search", "python",
+        "--search_index", folders / "index", "--ask", "q")  # fmt: skip
+    output = capsys.readouterr().out
+    assert "<SEARCH_START>capital of Peru<SEARCH_END>\n  The capital of Peru is Lima, by the sea. [x]\n" in output
+    assert "27 * 58 is \n  1566\n" in output
+
+
+def test_history_is_kept_until_reset(chat, folders, capsys, monkeypatch):
+    asked = []
+
+    def stream(model, tokenizer, messages, tools, **options):
+        asked.append((list(messages), options["temperature"]))
+        yield Piece("assistant", "ok")
+        return Reply(messages=[{"role": "assistant", "content": "ok"}], ended=True)
+
+    monkeypatch.setattr(chat, "stream", stream)
+    lines = (
+        "one",
+        "two",
+        "/temperature 0.5",
+        "/reset",
+        "three",
+        "/system Be kind.",
+        "four",
+        "/system",
+        "five",
+        "",
+        "/quit",
+        "six",
+    )
+    output = talk(chat, monkeypatch, capsys, folders, *lines)
+    user, ok = (lambda text: {"role": "user", "content": text}), {"role": "assistant", "content": "ok"}
+    assert asked == [
+        ([user("one")], 0.0),
+        ([user("one"), ok, user("two")], 0.0),
+        ([user("three")], 0.5),
+        ([{"role": "system", "content": "Be kind."}, user("four")], 0.5),
+        ([user("five")], 0.5),
+    ]
+    assert output.count("(a new conversation)") == 3
+
+
+def test_commands_that_are_none_and_bad_values_are_told(chat, folders, capsys, monkeypatch):
+    output = talk(
+        chat,
+        monkeypatch,
+        capsys,
+        folders,
+        "/help",
+        "/bogus",
+        "/temperature hot",
+        "/temperature -1",
+        "/temperature nan",
+    )
+    assert "/system TEXT" in output and "no command /bogus" in output
+    assert output.count("a temperature is a number") == 3
+
+
+def test_a_conversation_longer_than_the_context_goes_on(chat, folders, capsys, monkeypatch):
+    output = talk(chat, monkeypatch, capsys, folders, *["hello " * 30] * 5, "hello " * 200, "hi")
+    assert "oldest turns are forgotten" in output
+    assert "256 positions" in output and "Traceback" not in output
+
+
+def test_what_a_terminal_would_obey_is_not_printed(chat, capsys):
+    chat.show("a\x1b[2Jb\x07\r\n\tc é漢😀\x9b1m")
+    assert capsys.readouterr().out == "a[2Jb\n\tc é漢😀1m"
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["--tools", "serch"], "no tool 'serch'"),
+        (["--tools", "search"], "needs `search_index`"),
+        (["--tools", "search", "--search_index", "{root}/sft"], "no search index"),
+        (["--model_name_or_path", "{root}/index"], "no tokenizer.json"),
+        (["--model_name_or_path", "{root}/bare"], "no weights"),
+        (["--model_name_or_path", "{root}/small"], "embedding"),
+    ],
+)
+def test_what_cannot_be_used_is_one_clear_line(chat, folders, flags, message):
+    if not (folders / "bare").exists():
+        tokenizer = tiny_tokenizer()
+        for name in ("bare", "small"):
+            tokenizer.save_pretrained(folders / name)
+        model = tiny_model(tokenizer)
+        model.config.save_pretrained(folders / "bare")
+        model.resize_token_embeddings(len(tokenizer) - 5)
+        model.save_pretrained(folders / "small")
+    flags = [flag.format(root=folders) for flag in flags]
+    if "--model_name_or_path" not in flags:
+        flags = ["--model_name_or_path", str(folders / "sft"), *flags]
+    with pytest.raises(SystemExit) as stop:
+        run(chat, *flags)
+    assert message in str(stop.value) and "\n" not in str(stop.value)
+
+
+def test_the_laptops_recipe_parses(chat, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(SystemExit) as stop:
+        parse_recipe(*chat.RECIPE, args=["recipes/laptop/chat.yaml", "--dry_run"])
+    assert stop.value.code in (0, 1)  # 1 where the run is not there yet
