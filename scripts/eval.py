@@ -8,45 +8,20 @@ python scripts/eval.py recipes/laptop/eval.yaml
 """
 
 import json
-import random
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
+from transformers.utils.logging import disable_progress_bar
 
 from crawl2chat import evaluation
-from crawl2chat.evaluation import evaluate_benchmarks, evaluate_pages, evaluate_task
+from crawl2chat.evaluation import Benchmarks, Checkpoint, Questions
 from crawl2chat.model import check_fit, load_model
 from crawl2chat.protocol import CHAT_TEMPLATES, load_tokenizer
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
-from crawl2chat.tools.interpreter import open_interpreter
-from crawl2chat.tools.search import open_index
-
-PROMPTS = "chat: its own template; transcript: a base model goes on with a page that reads like a conversation"
-
-
-@dataclass
-class Checkpoint:
-    """A model to grade."""
-
-    name: str = field(metadata={"help": "what metrics call it"})
-    path: str = field(metadata={"help": "a model folder with its tokenizer", "reads": True})
-    prompt: str = field(default="chat", metadata={"help": PROMPTS, "choices": ["chat", "transcript"]})
-    max_new_tokens: int | None = field(default=None, metadata={"help": "tokens its replies may take", "ge": 1})
-
-
-@dataclass
-class Questions:
-    """A task and how it is asked."""
-
-    name: str = field(metadata={"help": "the folder under `conversations` whose test.jsonl is asked"})
-    task: str | None = field(default=None, metadata={"help": "the module of src/crawl2chat/tasks; none: the name"})
-    n: int = field(default=100, metadata={"help": "questions at most", "ge": 1})
-    tools: list[str] = field(default_factory=list, metadata={"help": "what the model may call: search, python"})
-    system: str | None = field(default=None, metadata={"help": "a system message before every question"})
+from crawl2chat.tools import open_tools
 
 
 @dataclass
@@ -64,45 +39,25 @@ class EvalConfig:
     batch_size: int = field(default=64, metadata={"help": "conversations answered at once", "ge": 1})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy", "ge": 0})
     seed: int = field(default=0, metadata={"help": "picks the questions where there are more than n"})
-    lm_eval: dict = field(
-        default_factory=dict,
-        metadata={"help": "public benchmarks: tasks, num_fewshot, limit, include_path, apply_chat_template"},
-    )
+    lm_eval: Benchmarks | None = field(default=None, metadata={"help": "public benchmarks to run as well"})
 
 
 RECIPE = (EvalConfig,)
 
 
-def open_tools(config: EvalConfig) -> dict[str, Callable]:
-    """The tools that the tasks name, by name."""
-    names = {name for entry in config.tasks for name in entry.tools}
-    if names - {"search", "python"}:
-        fail(f"eval: no tool {min(names - {'search', 'python'})!r}; there are search and python")
-    if "search" in names and config.search_index is None:
-        fail("eval: a task names the search tool; give `search_index`, the folder that conversations.py wrote")
-    tools = {"python": open_interpreter()} if "python" in names else {}
-    try:
-        return tools | ({"search": open_index(config.search_index)} if "search" in names else {})
-    except FileNotFoundError as error:
-        fail(f"eval: {error}")
-
-
-def ask(entry: Questions, config: EvalConfig) -> list[dict]:
-    """At most n held-out questions of a task, with its system message."""
-    rows = evaluation.read_rows(Path(config.conversations or ".") / entry.name / "test.jsonl", ("prompt", "answer"))
-    rows = random.Random(config.seed).sample(rows, min(entry.n, len(rows)))
-    system = [{"role": "system", "content": entry.system}] if entry.system else []
-    return [{**row, "prompt": system + row["prompt"]} for row in rows]
-
-
 def main(config: EvalConfig) -> None:
     torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
+    disable_progress_bar()  # of the loading of weights: one bar is enough
 
     # data: questions and pages that no stage has trained on
     graders = {entry.name: evaluation.load_task(entry.task or entry.name) for entry in config.tasks}
-    questions = {entry.name: ask(entry, config) for entry in config.tasks}
+    questions = {entry.name: evaluation.held_out(entry, config.conversations, config.seed) for entry in config.tasks}
     pages = evaluation.read_rows(config.heldout, ("text", "source")) if config.heldout else []
-    tools = open_tools(config)
+    names = list(dict.fromkeys(tool for entry in config.tasks for tool in entry.tools))
+    try:
+        tools = dict(zip(names, open_tools(names, config.search_index), strict=True))
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(f"eval: {error}")
 
     generation = {key: getattr(config, key) for key in ("temperature", "seed", "batch_size")}
     metrics: dict[str, float] = {}
@@ -113,7 +68,7 @@ def main(config: EvalConfig) -> None:
         # tokenizer, model
         name = checkpoint.name
         tokenizer = load_tokenizer(checkpoint.path)
-        model = load_model(checkpoint.path).eval()
+        model = load_model(checkpoint.path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
         check_fit(model, tokenizer, checkpoint.path)
         transcript = (CHAT_TEMPLATES / "transcript.jinja").read_text() if checkpoint.prompt == "transcript" else None
 
@@ -124,7 +79,7 @@ def main(config: EvalConfig) -> None:
             bar.set_description(f"{name} {entry.name}")
             given = [tools[tool] for tool in entry.tools]
             try:
-                found = evaluate_task(
+                found = evaluation.evaluate_task(
                     model, tokenizer, graders[entry.name], questions[entry.name], given, transcript, **generation
                 )
             except ValueError as error:  # a question that does not fit the model, a grader that fails on every answer
@@ -142,20 +97,20 @@ def main(config: EvalConfig) -> None:
 
         # held-out pages
         bar.set_description(f"{name} held-out pages")
-        scores = evaluate_pages(model, tokenizer, pages, config.max_length)
-        metrics |= {f"{name}/{key}": value for key, value in scores.items()}
+        scores = evaluation.evaluate_pages(model, tokenizer, pages, config.max_length)
         bar.update(len(pages))
 
         # public benchmarks
-        benchmarks = evaluate_benchmarks(model, tokenizer, **config.lm_eval) if config.lm_eval else {}
-        metrics |= {f"{name}/{key}": value for key, value in benchmarks.items()}
+        if config.lm_eval:
+            scores |= evaluation.evaluate_benchmarks(model, tokenizer, config.lm_eval)
+        metrics |= {f"{name}/{key}": value for key, value in scores.items()}
     bar.close()
 
     # save
     names = [checkpoint.name for checkpoint in config.checkpoints]
     print(evaluation.capability_table(metrics, names, list(questions)))
     replies_file = Path(config.output_dir) / "replies.jsonl"
-    write_text(replies_file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in replies))
+    write_text(replies_file, "".join(json.dumps(row) + "\n" for row in replies))
     mean = sum(metrics[f"{names[-1]}/{task}/accuracy"] for task in questions) / max(len(questions), 1)
     finish(
         config.output_dir,

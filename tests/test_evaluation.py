@@ -13,6 +13,9 @@ import yaml
 from crawl2chat import evaluation
 from crawl2chat.engine import Completion, Reply
 from crawl2chat.evaluation import (
+    Benchmarks,
+    Checkpoint,
+    Questions,
     bits_per_byte,
     evaluate_benchmarks,
     evaluate_task,
@@ -210,8 +213,13 @@ def local_benchmark(tmp_path):
 
 def test_lm_eval_runs_a_local_task_offline(model, tokenizer, local_benchmark, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", local_benchmark / "cache")
-    found = evaluate_benchmarks(model, tokenizer, ["local_capitals"], include_path=str(local_benchmark))
+    found = evaluate_benchmarks(model, tokenizer, Benchmarks(["local_capitals"], include_path=str(local_benchmark)))
     assert 0 <= found["local_capitals/acc"] <= 1 and "local_capitals/acc_stderr" in found
+
+
+def test_an_unknown_benchmark_names_the_nearest(model, tokenizer, local_benchmark):
+    with pytest.raises(SystemExit, match="unknown task 'local_capital'; did you mean 'local_capitals'"):
+        evaluate_benchmarks(model, tokenizer, Benchmarks(["local_capital"], include_path=str(local_benchmark)))
 
 
 def eval_script():
@@ -237,11 +245,11 @@ def config(tmp_path, model, tokenizer):
     script = eval_script()
     return script, script.EvalConfig(
         checkpoints=[
-            script.Checkpoint("base", str(tmp_path / "base"), "transcript"),
-            script.Checkpoint("sft", str(tmp_path / "sft")),
+            Checkpoint("base", str(tmp_path / "base"), "transcript"),
+            Checkpoint("sft", str(tmp_path / "sft")),
         ],
         output_dir=str(tmp_path / "eval"),
-        tasks=[script.Questions("addition_steps", task="addition", n=4)],
+        tasks=[Questions("addition_steps", task="addition", n=4)],
         conversations=str(tmp_path / "conversations"),
         heldout=str(tmp_path / "heldout.jsonl"),
         max_new_tokens=8,

@@ -87,6 +87,13 @@ def test_what_a_model_or_a_page_wrote_is_shown_and_not_run(html):
     assert "Lyon & the <b>south</b>." in text and "of a made-up run <&>" in text
 
 
+def test_half_a_character_in_a_reply_breaks_nothing(tmp_path):
+    folder = tiny_run(tmp_path)
+    path = folder / "eval" / "replies.jsonl"
+    path.write_text(path.read_text().replace("Tokyo", "\\ud800"))
+    assert "In its own words" in page(read_run(folder, STAGES)).encode("utf-8").decode()
+
+
 def test_figures_follow_the_colour_scheme(html):
     assert html.count("<picture>") == html.count('media="(prefers-color-scheme: dark)"') >= 5
 

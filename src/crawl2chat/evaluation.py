@@ -4,8 +4,10 @@ import difflib
 import importlib
 import json
 import pkgutil
+import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
@@ -19,7 +21,43 @@ from crawl2chat.engine import complete, generate
 from crawl2chat.protocol import END_OF_TEXT
 from crawl2chat.stage import fail
 
+PROMPTS = "chat: its own template; transcript: a base model goes on with a page that reads like a conversation"
 NEXT_QUESTION = "\nHuman:"  # where the other speaker's turn begins in chat_templates/transcript.jinja
+
+
+@dataclass
+class Checkpoint:
+    """A model to grade."""
+
+    name: str = field(metadata={"help": "what metrics call it"})
+    path: str = field(metadata={"help": "a model folder with its tokenizer", "reads": True})
+    prompt: str = field(default="chat", metadata={"help": PROMPTS, "choices": ["chat", "transcript"]})
+    max_new_tokens: int | None = field(default=None, metadata={"help": "tokens its replies may take", "ge": 1})
+
+
+@dataclass
+class Questions:
+    """A task and how it is asked."""
+
+    name: str = field(metadata={"help": "the folder under `conversations` whose test.jsonl is asked"})
+    task: str | None = field(default=None, metadata={"help": "the module of src/crawl2chat/tasks; none: the name"})
+    n: int = field(default=100, metadata={"help": "questions at most", "ge": 1})
+    tools: list[str] = field(default_factory=list, metadata={"help": "what the model may call: search, python"})
+    system: str | None = field(default=None, metadata={"help": "a system message before every question"})
+
+
+@dataclass
+class Benchmarks:
+    """Public benchmarks, as lm-eval names them."""
+
+    tasks: list[str] = field(metadata={"help": "hellaswag, arc_easy, mmlu, gsm8k, ..."})
+    num_fewshot: int | None = field(default=None, metadata={"help": "worked examples before a question", "ge": 0})
+    limit: float | None = field(
+        default=None, metadata={"help": "questions a task at most, or below 1 their share", "gt": 0}
+    )
+    include_path: str | None = field(default=None, metadata={"help": "a folder of further task files", "reads": True})
+    apply_chat_template: bool = field(default=False, metadata={"help": "ask in the checkpoint's chat template"})
+    batch_size: int = field(default=16, metadata={"help": "sequences at once", "ge": 1})
 
 
 def load_task(name: str) -> ModuleType:
@@ -50,6 +88,16 @@ def read_rows(path: str | Path, keys: Sequence[str]) -> list[dict]:
     if not rows:
         fail(f"{path}: no rows; write the file again")
     return rows
+
+
+def held_out(entry: Questions, folder: str | Path | None, seed: int) -> list[dict]:
+    """At most n rows of folder/<name>/test.jsonl ({"prompt", "answer", "calls"?}), each with the system message."""
+    if folder is None:
+        fail(f"eval: the task {entry.name} needs `conversations`, the folder of <task>/test.jsonl")
+    rows = read_rows(Path(folder) / entry.name / "test.jsonl", ("prompt", "answer"))
+    rows = random.Random(seed).sample(rows, min(entry.n, len(rows)))
+    system = [{"role": "system", "content": entry.system}] if entry.system else []
+    return [{**row, "prompt": system + row["prompt"]} for row in rows]
 
 
 def tools_called(messages: Iterable[dict]) -> set[str]:
@@ -87,7 +135,7 @@ def continue_transcript(
     for completion in complete(model, tokenizer, documents, **generation):
         text, cut, _ = completion.text.partition(NEXT_QUESTION)
         text = text.strip()
-        tokens = len(tokenizer(text, add_special_tokens=False)["input_ids"])
+        tokens = min(len(completion.ids), len(tokenizer(text, add_special_tokens=False)["input_ids"]))
         yield [{"role": "assistant", "content": text}], text, bool(cut) or completion.ended, tokens
 
 
@@ -230,24 +278,18 @@ def score_choices(
 
 
 def evaluate_benchmarks(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    tasks: Sequence[str],
-    num_fewshot: int | None = None,
-    limit: float | None = None,
-    include_path: str | None = None,
-    apply_chat_template: bool = False,
-    batch_size: int = 16,
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benchmarks: Benchmarks
 ) -> dict[str, float]:
-    """Public benchmarks (hellaswag, arc_easy, mmlu, gsm8k, ...) run by lm-eval on the loaded model.
+    """Public benchmarks run by lm-eval on the loaded model.
 
-    `include_path` is a folder of further lm-eval task files. Returns <task>/<metric> with lm-eval's names (acc,
-    acc_norm, acc_stderr, exact_match_strict-match, ...); an unknown task or missing data is one clear line.
+    Returns <task>/<metric> with lm-eval's names (acc, acc_norm, acc_stderr, exact_match_strict-match, ...); an unknown
+    task, or data that is not at hand, is one clear line.
     """
     import lm_eval
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
+    tasks, include_path = benchmarks.tasks, benchmarks.include_path
     manager = TaskManager(include_path=include_path, include_defaults=False) if include_path else None
     if manager is None or not set(tasks) <= set(manager.all_tasks):  # lm-eval's own list takes seconds to read
         manager = TaskManager(include_path=include_path)
@@ -257,11 +299,11 @@ def evaluate_benchmarks(
             fail(f"lm_eval: unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     try:
         found = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size),
+            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=benchmarks.batch_size),
             tasks=list(tasks),
-            num_fewshot=num_fewshot,
-            limit=limit,
-            apply_chat_template=apply_chat_template,
+            num_fewshot=benchmarks.num_fewshot,
+            limit=benchmarks.limit,
+            apply_chat_template=benchmarks.apply_chat_template,
             task_manager=manager,
             log_samples=False,
         )

@@ -330,7 +330,7 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
     body += [conversations(run), sft(run), capabilities(run), examples(run), times(run), appendix(run)]
     style = (Path(__file__).parent / "web" / "report.css").read_text(encoding="utf-8")
     took = f"{said(numbers['total_seconds'], 'seconds')} and {numbers['peak_memory_gb']:.1f} GB of memory"
-    return f"""<!doctype html>
+    html = f"""<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -352,3 +352,4 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
 </body>
 </html>
 """
+    return html.encode("utf-8", "replace").decode()  # a model may write half a surrogate pair
