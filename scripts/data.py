@@ -1,7 +1,8 @@
-"""Turn crawled pages into clean shards with FineWeb's pipeline, and show the funnel with the reason for every page dropped.
+"""Turn crawled pages into clean shards with FineWeb's pipeline; show the funnel, with a reason for every page dropped.
 
-Reads: WARC files, or rows of a dataset (shards in a folder, or a dataset on the hub); on the laptop, a web that it builds itself
-Writes: shards/<source>/*.parquet, rejected/*.jsonl.gz, words.txt, funnel.json, metrics.json; on the laptop web/, labels.jsonl, facts.jsonl
+Reads: WARC files, or rows of a dataset (local shards or on the hub); on the laptop, a web that it builds itself
+Writes: shards/<source>/*.parquet, rejected/*.jsonl.gz, words.txt, funnel.json, metrics.json; on the laptop also web/,
+labels.jsonl, facts.jsonl
 
 python scripts/data.py recipes/laptop/data.yaml
 """
@@ -28,28 +29,34 @@ from crawl2chat.stage import fail, finish, write_text
 class DataConfig:
     """Where pages come from, which steps they pass, and where they go."""
 
-    output_dir: str | None = field(default=None, metadata={"help": "where the shards, the funnel and metrics.json are written"})
-    make_web: bool = field(default=False, metadata={"help": "build the laptop's own web under output_dir first and read that"})
+    output_dir: str | None = field(default=None, metadata={"help": "where everything below is written"})
+    make_web: bool = field(default=False, metadata={"help": "build the laptop's web under output_dir and read that"})
     web_scale: float = field(default=1.0, metadata={"help": "share of the laptop's web to build", "gt": 0, "le": 1})
     seed: int = field(default=0, metadata={"help": "of the laptop's web and the drills", "ge": 0})
-    warc: str | None = field(default=None, metadata={"help": "WARC files to read: a file, a folder or a glob", "reads": True})
-    labels: str | None = field(default=None, metadata={"help": "the right answers for pages (labels.jsonl)", "reads": True})
-    on_damage: str = field(default="refuse", metadata={"help": "a damaged WARC file: refuse it, or skip and count the damage",
-                                                       "choices": ["refuse", "skip"]})  # fmt: skip
-    dataset_name: str | None = field(default=None, metadata={"help": "instead of WARC files: shards in a folder, or owner/name on the hub"})
+    warc: str | None = field(default=None, metadata={"help": "WARC files: a file, a folder or a glob", "reads": True})
+    labels: str | None = field(default=None, metadata={"help": "the right answers, labels.jsonl", "reads": True})
+    skip_damage: bool = field(default=False, metadata={"help": "count damaged records and go on, not stop"})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "or shards in a folder, or owner/name on the hub"}
+    )
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a dataset on the hub"})
     text_column: str = field(default="text", metadata={"help": "the dataset's column that holds the text"})
     limit: int | None = field(default=None, metadata={"help": "read at most this many rows of the dataset", "gt": 0})
-    steps: list[str] = field(default_factory=lambda: list(STEPS), metadata={"help": "which steps to run: " + " ".join(STEPS)})
-    url_lists: str = field(default="all", metadata={"help": "published URL lists: all (5 s, 1 GB a worker), words, or none",
-                                                    "choices": ["all", "words", "none"]})  # fmt: skip
+    steps: list[str] = field(default_factory=lambda: list(STEPS), metadata={"help": f"out of {', '.join(STEPS)}"})
+    url_lists: str = field(
+        default="all",
+        metadata={
+            "help": "published lists: all (5 s, 1 GB a worker), words, none",
+            "choices": ["all", "words", "none"],
+        },
+    )
     blocked_domains: list[str] = field(default_factory=list, metadata={"help": "further domains to drop"})
     extraction_timeout: float = field(default=1.0, metadata={"help": "seconds a page may take to extract", "gt": 0})
     languages: list[str] = field(default_factory=lambda: ["en"], metadata={"help": "languages to keep"})
-    language_threshold: float = field(default=0.65, metadata={"help": "keep a page above this language score", "ge": 0, "le": 1})
-    sources: dict[str, str] = field(default_factory=dict, metadata={"help": "host ending -> name of the source its pages belong to"})
+    language_threshold: float = field(default=0.65, metadata={"help": "least language score", "ge": 0, "le": 1})
+    sources: dict[str, str] = field(default_factory=dict, metadata={"help": "host ending -> source of its pages"})
     default_source: str = field(default="web", metadata={"help": "source of every other page"})
-    drills: int = field(default=0, metadata={"help": "documents of drill to add as a source of its own, past the filters", "ge": 0})
+    drills: int = field(default=0, metadata={"help": "documents of drill to add, past the filters", "ge": 0})
     workers: int = field(default=0, metadata={"help": "processes; 0 is one a core", "ge": 0})
 
 
@@ -59,31 +66,42 @@ RECIPE = (DataConfig,)
 def main(config: DataConfig) -> None:
     # where pages come from: WARC files, their records counted here without the reader, or rows of a dataset
     check(config)
-    output = Path(config.output_dir)
-    (output / "metrics.json").unlink(missing_ok=True)
+    output, cores = Path(config.output_dir), config.workers or os.cpu_count()
+    work = output / "work"
+    shutil.rmtree(work, ignore_errors=True)
+    # datatrove's marks of completed ranks live in its logs: kept apart by the recipe's hash
+    key = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:12]
+    workers = Workers(cores, work / "logs" / key)
     if config.make_web:
+        workers.wake()
         make_web(output, config.seed, config.web_scale)
     labels = output / "labels.jsonl" if config.make_web else config.labels
     labels = read_labels(Path(labels)) if labels else []
-    work = output / "work"
-    shutil.rmtree(work, ignore_errors=True)
-    began, cores = time.perf_counter(), config.workers or os.cpu_count()
+    began = time.perf_counter()
     if config.dataset_name:
         where = ":".join(filter(None, (config.dataset_name, config.dataset_config)))
         records, cut, reader = None, 0, Rows(where, config.text_column, config.limit)
     else:
         where = str(output / "web") if config.make_web else config.warc
         files = warc.warc_files(where)
-        records, cut, damaged = warc.count_files(files, where, skip=config.on_damage == "skip")
+        records, cut, damaged = warc.count_files(files, where, config.skip_damage)
         reader = Pages(files, damaged, Rejected(work / "rejected", "read"))
 
-    # the funnel, on worker processes; datatrove's marks of completed ranks are kept apart by the recipe's hash
+    # the funnel, on worker processes
     steps = [step for step in config.steps if not (config.dataset_name and step == "extraction")]
-    filters = page_steps(steps, work / "rejected", config.url_lists, config.blocked_domains, config.languages,
-                         config.language_threshold, config.extraction_timeout)  # fmt: skip
-    key = hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()[:12]
-    with Workers(cores, work / "logs" / key, records) as workers:
-        stats = run_funnel(workers, reader, filters, steps, work, cores, config.sources, config.default_source)
+    filters = page_steps(
+        steps,
+        work / "rejected",
+        config.url_lists,
+        config.blocked_domains,
+        config.languages,
+        config.language_threshold,
+        config.extraction_timeout,
+    )
+    with workers:
+        stats = run_funnel(
+            workers, reader, filters, steps, work, cores, records, config.sources, config.default_source
+        )
     funnel = make_funnel(stats, work, records, cut, labels)
     seconds = time.perf_counter() - began
     print(funnel.table(), flush=True)
@@ -91,31 +109,36 @@ def main(config: DataConfig) -> None:
         fail(f"{where}: no document passed the filters; the table says which step dropped them, {work}/rejected why")
 
     # the second source, then everything to its final name
-    words = write_words(work / "shards", work / "words.txt")
+    write_words(work / "shards", work / "words.txt")
     if config.drills:
-        write_drills(work / "shards" / "drills", config.drills, config.seed, words)
+        write_drills(work / "shards" / "drills", config.drills, config.seed, work / "words.txt")
     write_text(work / "funnel.json", funnel.to_json())
     for name in ("shards", "rejected", "words.txt", "funnel.json"):
         (work / name).exists() and publish(work / name, output / name)
     shutil.rmtree(work)
 
-    speed = {"pages_per_second": funnel.read / seconds, "pages_per_second_core": funnel.read / seconds / cores}
-    right = f"precision {funnel.precision:.3f}, recall {funnel.recall:.3f}" if labels else f"kept {funnel.kept / funnel.read:.1%}"
-    finish(output, funnel.metrics() | {"kept/drills": config.drills} | {name: round(value, 1) for name, value in speed.items()},
-           f"{funnel.read:,} documents of {where}", f"{funnel.kept:,} pages and {config.drills:,} drills to {output}/shards",
-           f"{right}, {speed['pages_per_second_core']:.0f} pages a second a core")  # fmt: skip
+    rate = funnel.read / seconds
+    share = f"precision {funnel.precision:.3f}, recall {funnel.recall:.3f}" if labels else f"{funnel.kept} kept"
+    numbers = {"kept/drills": config.drills, "pages_per_second": rate, "pages_per_second_core": rate / cores}
+    finish(
+        output,
+        funnel.metrics() | {name: round(number, 1) for name, number in numbers.items()},
+        f"{funnel.read:,} documents of {where}",
+        f"{funnel.kept:,} pages and {config.drills:,} drills to {output}/shards",
+        f"{share}, {rate / cores:.0f} pages a second a core",
+    )
 
 
 def check(config: DataConfig) -> None:
     """Refuse what types and ranges cannot: not exactly one origin, unknown steps, names that are no folder's."""
     origins = [name for name in ("make_web", "warc", "dataset_name") if getattr(config, name)]
     if len(origins) != 1:
-        fail(f"the recipe names {' and '.join(origins) or 'no pages'}; give exactly one of make_web, warc, dataset_name")
+        fail(f"the recipe has {' and '.join(origins) or 'no pages'}; give one of make_web, warc, dataset_name")
     if unknown := [step for step in config.steps if step not in STEPS]:
         fail(f"steps: {', '.join(unknown)} unknown; there are {', '.join(STEPS)}")
     for source in [*config.sources.values(), config.default_source]:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", source) or source == "drills":
-            fail(f"sources: {source!r} cannot be a source's folder; use lower-case letters, digits, _ and - (drills is taken)")
+            fail(f"sources: {source!r} cannot be a source's folder; use a-z, 0-9, _ and - (drills is taken)")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The funnel as evidence: what each step kept and why it dropped, and how right that was where the right answer is known."""
+"""The funnel as evidence: what each step kept, why it dropped, and how right that was where the answer is known."""
 
 import gzip
 import json
@@ -18,8 +18,8 @@ LABEL_KEYS = {"url", "keep", "filter", "pii", "cluster"}
 class Step:
     """One step: documents in and out, UTF-8 bytes out, share of all documents read, seconds over all workers, reasons.
 
-    precision: of the labelled pages it dropped, those that should be dropped somewhere. recall: of the pages that reached it and
-    are labelled for it, those it dropped. None where there is nothing to count.
+    precision: of the labelled pages it dropped, those that should be dropped somewhere. recall: of the pages that
+    reached it and are labelled for it, those it dropped. None where there is nothing to count.
     """
 
     step: str
@@ -50,9 +50,16 @@ class Funnel:
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for metrics.json; what could not be measured is left out."""
-        numbers = {"documents_read": self.read, "documents_kept": self.kept, "documents_rejected": self.rejected,
-                   "documents_damaged": self.damaged, "bytes_kept": self.bytes_kept, "precision": self.precision,
-                   "recall": self.recall, "pii_left": self.pii_left}  # fmt: skip
+        numbers = {
+            "documents_read": self.read,
+            "documents_kept": self.kept,
+            "documents_rejected": self.rejected,
+            "documents_damaged": self.damaged,
+            "bytes_kept": self.bytes_kept,
+            "precision": self.precision,
+            "recall": self.recall,
+            "pii_left": self.pii_left,
+        }
         numbers |= {f"kept/{source}": count for source, count in self.sources.items()}
         for step in self.steps:
             numbers |= {f"filter/{step.step}/precision": step.precision, f"filter/{step.step}/recall": step.recall}
@@ -60,13 +67,17 @@ class Funnel:
 
     def table(self) -> str:
         """The funnel as lines of text."""
-        lines = [f"{'step':<18}{'documents':>10}{'kept':>8}{'MB':>8}{'seconds':>9}{'precision':>11}{'recall':>8}  dropped because"]
+        lines = [f"{'step':<18}{'documents':>10}{'kept':>8}{'MB':>8}{'seconds':>9}{'precision':>11}{'recall':>8}  why"]
         for step in self.steps:
+            start = (
+                f"{step.step:<18}{step.documents:>10,}{step.share:>8.1%}{step.bytes / 1e6:>8.1f}{step.seconds:>9.1f}"
+            )
             why = ", ".join(f"{reason} {count:,}" for reason, count in Counter(step.reasons).most_common(3))
             right = [f"{number:.3f}" if number is not None else "-" for number in (step.precision, step.recall)]
-            lines.append(f"{step.step:<18}{step.documents:>10,}{step.share:>8.1%}{step.bytes / 1e6:>8.1f}{step.seconds:>9.1f}"
-                         f"{right[0]:>11}{right[1]:>8}  {why}")  # fmt: skip
-        lines.append(f"read {self.read:,} = kept {self.kept:,} + rejected {self.rejected:,} + damaged {self.damaged:,}")
+            lines.append(f"{start}{right[0]:>11}{right[1]:>8}  {why}")
+        lines.append(
+            f"read {self.read:,} = kept {self.kept:,} + rejected {self.rejected:,} + damaged {self.damaged:,}"
+        )
         return "\n".join(lines)
 
     def to_json(self) -> str:
@@ -76,8 +87,8 @@ class Funnel:
 def make_funnel(stats: PipelineStats, work: Path, records: int | None, cut: int, labels: list[dict]) -> Funnel:
     """Count a run's outputs under `work` (shards/, rejected/) and hold them against what was read.
 
-    records: response records in the files, counted without the reader, or None for rows of a dataset. cut: those of them that
-    are damaged and no reader saw. Stops with one line if a single document is unaccounted for.
+    records: response records in the files, counted without the reader, or None for rows of a dataset. cut: those of
+    them that are damaged and no reader saw. Stops with one line if a single document is unaccounted for.
     """
     fates, reasons = defaultdict(list), defaultdict(Counter)
     for file in sorted((work / "rejected").glob("*.jsonl.gz")):
@@ -102,9 +113,13 @@ def make_funnel(stats: PipelineStats, work: Path, records: int | None, cut: int,
     records = seen + cut if records is None else records
     damaged += cut
     if kept + rejected + damaged != records:
-        fail(f"{work}: {kept:,} kept + {rejected:,} rejected + {damaged:,} damaged is not the {records:,} records in the files; "
-             "nothing was written; please report the file")  # fmt: skip
-    funnel = Funnel(records, kept, rejected, damaged, size, dict(sorted(sources.items())), steps_of(stats, reasons, records))
+        fail(
+            f"{work}: {kept:,} kept + {rejected:,} rejected + {damaged:,} damaged is not {records:,} records read; "
+            "nothing was written; please report the file"
+        )
+    funnel = Funnel(
+        records, kept, rejected, damaged, size, dict(sorted(sources.items())), steps_of(stats, reasons, records)
+    )
     if labels:
         funnel.pii_left = pii_left
         judge(funnel, labels, fates)
@@ -123,14 +138,23 @@ def steps_of(stats: PipelineStats, reasons: dict[str, Counter], records: int) ->
             continue
         name = tally.name.removeprefix("tally: ")
         passed = int(tally.stats["documents"].total)
-        rows.append(Step(name, before, passed, int(tally.stats["bytes"].total), passed / max(records, 1),
-                         round(previous.time_stats.total, 2), dict(reasons.get(name, {}))))  # fmt: skip
+        rows.append(
+            Step(
+                name,
+                before,
+                passed,
+                int(tally.stats["bytes"].total),
+                passed / max(records, 1),
+                round(previous.time_stats.total, 2),
+                dict(reasons.get(name, {})),
+            )
+        )
         before = passed
     return rows
 
 
 def read_labels(path: Path) -> list[dict]:
-    """labels.jsonl: {"url", "keep", "filter" (step that should drop it), "pii" (planted strings), "cluster"} a page."""
+    """labels.jsonl: {"url", "keep", "filter" (the step to drop it), "pii" (planted strings), "cluster"} a page."""
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:
@@ -144,7 +168,7 @@ def read_labels(path: Path) -> list[dict]:
 def judge(funnel: Funnel, labels: list[dict], fates: dict[str, list[str]]) -> None:
     """Fill in precision and recall of the funnel and of each step from labelled pages.
 
-    Of a cluster of copies one page is to be kept, whichever it is: the first copy kept is right, every further one is wrong.
+    Of a cluster of copies one page is to be kept, whichever it is: the first kept is right, every further one wrong.
     """
     order = {step.step: position for position, step in enumerate(funnel.steps)}
     known = [(label, fates[label["url"]].pop(0)) for label in labels if fates.get(label["url"])]
@@ -156,20 +180,24 @@ def judge(funnel: Funnel, labels: list[dict], fates: dict[str, list[str]]) -> No
 
     kept = sum(fate == "kept" for _, fate in known)
     wanted = sum(label["keep"] for label, _ in single) + len(clusters)
-    right = sum(label["keep"] and fate == "kept" for label, fate in single) + sum("kept" in copies for copies in clusters.values())
+    right = sum(label["keep"] and fate == "kept" for label, fate in single) + sum(
+        "kept" in copies for copies in clusters.values()
+    )
     funnel.precision, funnel.recall = share(right, kept), share(right, wanted)
 
     for step in funnel.steps:
         dropped = [label for label, fate in known if fate == step.step]
         if step.step == "minhash":
             arrived = {name: sum(fate in ("kept", "minhash") for fate in copies) for name, copies in clusters.items()}
-            caught = sum(min(copies.count("minhash"), arrived[name] - 1) for name, copies in clusters.items() if arrived[name])
+            caught = sum(
+                min(copies.count("minhash"), arrived[name] - 1) for name, copies in clusters.items() if arrived[name]
+            )
             step.precision = share(caught, len(dropped))
             step.recall = share(caught, sum(max(count - 1, 0) for count in arrived.values()))
             continue
         step.precision = share(sum(not label["keep"] for label in dropped), len(dropped))
-        reached = [fate for label, fate in known
-                   if label["filter"] == step.step and (fate == "kept" or order[fate] >= order[step.step])]  # fmt: skip
+        arrived = {"kept", *(later.step for later in funnel.steps[order[step.step] :])}
+        reached = [fate for label, fate in known if label["filter"] == step.step and fate in arrived]
         step.recall = share(reached.count(step.step), len(reached))
 
 

@@ -1,4 +1,4 @@
-"""What the laptop's data stage makes by itself: its web, built once and kept until what made it changes, and the drills."""
+"""What the laptop's data stage makes itself: its web, kept until its code changes; its list of words; the drills."""
 
 import hashlib
 import json
@@ -16,12 +16,13 @@ from crawl2chat.data import web
 from crawl2chat.data.drills import drill_documents
 from crawl2chat.data.steps import SCHEMA
 from crawl2chat.stage import write_text
+from crawl2chat.tasks.spelling import read_words
 
 ROWS = 5000  # drills a parquet row group
 
 
 def make_web(output_dir: Path, seed: int, scale: float) -> None:
-    """Build web/, labels.jsonl and facts.jsonl under `output_dir`, unless the same code wrote them for this seed and scale."""
+    """Build web/, labels.jsonl and facts.jsonl under `output_dir`, unless this code wrote them for this seed."""
     code = hashlib.sha256()
     for file in sorted(Path(web.__file__).parent.glob("*.py")):
         code.update(file.read_bytes())
@@ -39,19 +40,19 @@ def make_web(output_dir: Path, seed: int, scale: float) -> None:
     write_text(mark, wanted)
 
 
-def write_words(shards: Path, path: Path, most: int = 20_000) -> list[str]:
-    """The lower-case words of the shards, most frequent first, one a line: what spelling and counting are asked about."""
+def write_words(shards: Path, path: Path, most: int = 20_000) -> None:
+    """The lower-case words of the shards, most frequent first, one a line: spelling and counting ask about them."""
     counts: Counter[str] = Counter()
     for file in sorted(shards.glob("*/*.parquet")):
         for text in pq.read_table(file, columns=["text"])["text"].to_pylist():
             counts.update(re.findall(r"(?<![\w'-])[a-z]{2,}(?![\w'-])", text))
     words = [word for word, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0]))[:most]]
     write_text(path, "\n".join(words) + "\n")
-    return words
 
 
-def write_drills(folder: Path, count: int, seed: int, words: list[str]) -> None:
-    """Write `count` drills to folder/00000.parquet with the shards' columns; they have no page, so no url and no date."""
+def write_drills(folder: Path, count: int, seed: int, words: Path) -> None:
+    """Write `count` drills to folder/00000.parquet with the shards' columns; they have no url and no date."""
+    words = read_words(str(words))
     folder.mkdir(parents=True)
     rows = []
     with pq.ParquetWriter(folder / "00000.parquet", SCHEMA) as writer:

@@ -1,7 +1,7 @@
 """FineWeb's pipeline (https://arxiv.org/abs/2406.17557) wired from datatrove's own steps, and run on worker processes.
 
-Pages pass every filter in one go, from URL to MinHash signature; then duplicates are found over all of them; then what stays
-is masked and written. Parameters are the published ones (datatrove's examples/fineweb.py).
+Pages pass every filter in one go, from URL to MinHash signature; then duplicates are found over all of them; then what
+stays is masked and written. Parameters are the published ones (datatrove's examples/fineweb.py).
 """
 
 import multiprocessing
@@ -22,40 +22,63 @@ from datatrove.pipeline.dedup import (
     MinhashDedupFilter,
     MinhashDedupSignature,
 )
-from datatrove.pipeline.filters import C4QualityFilter, FineWebQualityFilter, GopherQualityFilter, GopherRepetitionFilter
+from datatrove.pipeline.filters import (
+    C4QualityFilter,
+    FineWebQualityFilter,
+    GopherQualityFilter,
+    GopherRepetitionFilter,
+)
 from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.utils.hashing import HashConfig
 from datatrove.utils.stats import PipelineStats
-from datatrove.utils.word_tokenizers import load_word_tokenizer
 from loguru import logger
 from tqdm import tqdm
 
 from crawl2chat.data.steps import Extract, Kept, Language, Rejected, Shards, Source, Tally, Urls, die_with_parent
+from crawl2chat.data.words import english
 from crawl2chat.stage import fail
 
 STEPS = ("url", "extraction", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "minhash", "pii")
-MINHASH = MinhashConfig(n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=HashConfig(hash_fc="sha1", precision=64))
+MINHASH = MinhashConfig(
+    n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=HashConfig(hash_fc="sha1", precision=64)
+)
 pages_read = None  # in a worker: the counter it shares with the script
 
 
-def page_steps(steps: list[str], rejected: Path, url_lists: str, blocked_domains: list[str], languages: list[str],
-               language_threshold: float, extraction_timeout: float) -> list[PipelineStep]:  # fmt: skip
+def page_steps(
+    steps: list[str],
+    rejected: Path,
+    url_lists: str,
+    blocked_domains: list[str],
+    languages: list[str],
+    language_threshold: float,
+    extraction_timeout: float,
+) -> list[PipelineStep]:
     """The chosen steps that look at one page alone, in FineWeb's order, each followed by a tally under its name."""
     writer = {step: Rejected(rejected, step) for step in STEPS}
     every = {
         "url": Urls(url_lists, blocked_domains, writer["url"]),
         "extraction": Extract(extraction_timeout, writer["extraction"]),
         "language": Language(languages, language_threshold, writer["language"]),
-        "gopher_repetition": GopherRepetitionFilter(exclusion_writer=writer["gopher_repetition"]),
-        "gopher_quality": GopherQualityFilter(exclusion_writer=writer["gopher_quality"]),
-        "c4": C4QualityFilter(filter_no_terminal_punct=False, exclusion_writer=writer["c4"]),
-        "fineweb": FineWebQualityFilter(exclusion_writer=writer["fineweb"]),
+        "gopher_repetition": GopherRepetitionFilter(language=english(), exclusion_writer=writer["gopher_repetition"]),
+        "gopher_quality": GopherQualityFilter(language=english(), exclusion_writer=writer["gopher_quality"]),
+        "c4": C4QualityFilter(filter_no_terminal_punct=False, language=english(), exclusion_writer=writer["c4"]),
+        "fineweb": FineWebQualityFilter(language=english(), exclusion_writer=writer["fineweb"]),
     }
     return [part for step, made in every.items() if step in steps for part in (made, Tally(step))]
 
 
-def run_funnel(workers: "Workers", reader: PipelineStep, page_filters: list[PipelineStep], steps: list[str], work: Path,
-               tasks: int, hosts: dict[str, str], default_source: str) -> PipelineStats:  # fmt: skip
+def run_funnel(
+    workers: "Workers",
+    reader: PipelineStep,
+    page_filters: list[PipelineStep],
+    steps: list[str],
+    work: Path,
+    tasks: int,
+    records: int | None,
+    hosts: dict[str, str],
+    default_source: str,
+) -> PipelineStats:
     """Run every step over the reader's documents; returns datatrove's statistics of all passes.
 
     Writes, under `work`: shards/<source>/<rank>.parquet and rejected/<step>-<rank>.jsonl.gz.
@@ -66,13 +89,20 @@ def run_funnel(workers: "Workers", reader: PipelineStep, page_filters: list[Pipe
     stats = []
     if "minhash" in steps:
         # the fourth stage takes documents away by their position, so it reads what the first stage read, rank by rank
-        stats += workers.run("filter", [*first, MinhashDedupSignature(str(signatures), MINHASH)], tasks).stats
+        stats += workers.run(
+            "filter", [*first, MinhashDedupSignature(str(signatures), MINHASH, language=english())], tasks, records
+        ).stats
         buckets = MinhashDedupBuckets(str(signatures), str(pairs), config=MINHASH, lines_to_buffer=1000)
         workers.run("minhash-buckets", [buckets], MINHASH.num_buckets)
-        workers.run("minhash-clusters", [MinhashDedupCluster(str(pairs), str(duplicates), MINHASH, lines_to_buffer=1000)], 1)
-        second += [MinhashDedupFilter(str(duplicates), Rejected(work / "rejected", "minhash", "duplicate")), Tally("minhash")]
+        workers.run(
+            "minhash-clusters", [MinhashDedupCluster(str(pairs), str(duplicates), MINHASH, lines_to_buffer=1000)], 1
+        )
+        second += [
+            MinhashDedupFilter(str(duplicates), Rejected(work / "rejected", "minhash", "duplicate")),
+            Tally("minhash"),
+        ]
     else:
-        stats += workers.run("filter", first, tasks).stats
+        stats += workers.run("filter", first, tasks, records).stats
     if "pii" in steps:
         second += [PIIFormatter(), Tally("pii")]
     second += [Source(hosts, default_source), Shards(work / "shards", "${source}/${rank}.parquet")]
@@ -82,22 +112,30 @@ def run_funnel(workers: "Workers", reader: PipelineStep, page_filters: list[Pipe
 class Workers:
     """Processes that run the ranks of a datatrove pipeline; unlike a plain pool, a worker that dies is noticed.
 
-    datatrove's and the workers' own chatter goes to `logs`; the bar shows pages of the first pass, `total` of them.
+    datatrove's and the workers' own chatter goes to `logs`.
     """
 
-    def __init__(self, count: int, logs: Path, total: int):
+    def __init__(self, count: int, logs: Path):
         logs.mkdir(parents=True, exist_ok=True)
         logger.remove()  # datatrove's default sink in this process is the terminal
         context = multiprocessing.get_context("spawn")
-        self.logs, self.total, self.pages = logs, total, context.Value("q", 0)
+        self.logs, self.count, self.pages = logs, count, context.Value("q", 0)
         self.pool = ProcessPoolExecutor(count, context, initializer=begin, initargs=(logs / "workers.log", self.pages))
 
-    def run(self, name: str, pipeline: list[PipelineStep], tasks: int) -> PipelineStats:
-        """Run all ranks of `pipeline`; the sum of their statistics. Stops with one line when a rank fails."""
+    def wake(self) -> None:
+        """Start the processes now, while there is other work to do: they take two seconds to import what they need."""
+        for _ in range(self.count):
+            self.pool.submit(os.getpid)
+
+    def run(self, name: str, pipeline: list[PipelineStep], tasks: int, total: int | None = None) -> PipelineStats:
+        """Run all ranks of `pipeline`; the sum of their statistics. Stops with one line when a rank fails.
+
+        total: documents that the first tally will tell of, for the bar.
+        """
         executor = LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(self.logs / name))
         ranks = [self.pool.submit(executor._run_for_rank, rank, 1) for rank in range(tasks)]
         pending = set(ranks)
-        with tqdm(total=self.total, desc=name, unit="page", leave=False, disable=name != "filter") as bar:
+        with tqdm(total=total, desc=name, unit="page", leave=False, disable=name != "filter") as bar:
             while pending:
                 done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
                 bar.update(self.pages.value - bar.n)
@@ -111,18 +149,18 @@ class Workers:
         if isinstance(error, SystemExit):  # fail() in a reader: the line is for the user
             sys.exit(error.code)
         if isinstance(error, BrokenProcessPool):
-            fail(f"a worker of the pass {name!r} was killed (out of memory?): run again with fewer workers; log: {self.logs}")
+            fail(f"a worker of the pass {name!r} was killed (out of memory?): use fewer workers; log: {self.logs}")
         fail(f"the pass {name!r} broke: {type(error).__name__}: {error}; log: {self.logs}")
 
     def __enter__(self) -> "Workers":
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self.pool.shutdown(cancel_futures=True)
+        self.pool.shutdown(wait=False, cancel_futures=True)
 
 
 def begin(log: Path, pages: object) -> None:
-    """First words of a worker: standard error into the log, no ear for Ctrl-C, the slow tokenizer loaded."""
+    """First words of a worker: standard error into the log, and no ear for Ctrl-C."""
     global pages_read
     pages_read = pages
     die_with_parent()
@@ -131,7 +169,7 @@ def begin(log: Path, pages: object) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     warnings.simplefilter("ignore", DeprecationWarning)
-    load_word_tokenizer("eng").word_tokenize("warm")
+    english().word_tokenize("spaCy takes a second to wake up")
 
 
 def tick() -> None:

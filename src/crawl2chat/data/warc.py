@@ -1,7 +1,7 @@
-"""Walk a WARC file byte by byte: count its pages without the reader, name the place of any damage, salvage what is whole.
+"""Walk a WARC file byte by byte: count its pages without the reader, name the place of damage, salvage what is whole.
 
-A WARC file (ISO 28500) is a row of records, each a header, Content-Length bytes and two line ends; Common Crawl compresses
-every record as a gzip member of its own. The usual readers stop, or skip records, without a word when either is broken.
+A WARC file (ISO 28500) is a row of records, each a header, Content-Length bytes and two line ends; Common Crawl
+compresses every record as a gzip member of its own. Where either is broken the usual readers skip records silently.
 """
 
 import mmap
@@ -21,7 +21,7 @@ LARGEST_MEMBER = 1 << 30  # decompressed bytes held at once; Common Crawl's memb
 
 @dataclass
 class Record:
-    """One record: its byte offset in the file, its type, its bytes, or None and why when damaged (a response if unknown)."""
+    """One record: its byte offset in the file, its type (response if unknown), its bytes, or None and why."""
 
     offset: int
     type: str
@@ -31,7 +31,7 @@ class Record:
 
 @dataclass
 class Count:
-    """What a file holds: response records, those of them that are damaged, and (byte offset, reason) of each damage."""
+    """What a file holds: response records, the damaged ones of them, and (byte offset, reason) of each damage."""
 
     responses: int = 0
     cut: int = 0
@@ -44,7 +44,9 @@ def warc_files(path: str | Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        return sorted(file for file in path.rglob("*") if file.name.endswith((".warc", ".warc.gz")) and file.name[0] != ".")
+        return sorted(
+            file for file in path.rglob("*") if file.name.endswith((".warc", ".warc.gz")) and file.name[0] != "."
+        )
     return sorted(file for file in Path(path.anchor or ".").glob(str(path).lstrip("/")) if file.is_file())
 
 
@@ -72,12 +74,16 @@ def count_files(files: list[Path], where: str, skip: bool) -> tuple[int, int, se
         found = count(path)
         if found.damage and not skip:
             offset, why = found.damage[0]
-            fail(f"{path}: {why} at byte {offset:,} ({len(found.damage)} places in all); fetch the file again, "
-                 "or set `on_damage: skip` to count the damage and go on")  # fmt: skip
+            more = f" (and {len(found.damage) - 1:,} more places)" if len(found.damage) > 1 else ""
+            fail(
+                f"{path}: {why} at byte {offset:,}{more}; fetch the file again, "
+                "or set `skip_damage: true` to count the damage and go on"
+            )
         if not found.responses:
-            fail(f"{path}: holds no response records ({path.stat().st_size:,} bytes); fetch it again or take it out of the folder")
+            fail(f"{path}: holds no response records ({path.stat().st_size:,} bytes); fetch it again or take it away")
         if found.damage:
-            tqdm.write(f"{path}: {found.cut} damaged records of {found.responses}, {found.damage[0][1]} at byte {found.damage[0][0]:,}")
+            offset, why = found.damage[0]
+            tqdm.write(f"{path}: {found.cut} of {found.responses} records damaged; {why} at byte {offset:,}")
             damaged.add(path)
         responses, cut = responses + found.responses, cut + found.cut
     return responses, cut, damaged
