@@ -214,7 +214,7 @@ def _profile(t: Teller, borders: tuple) -> list[str]:
     return [
         t.say(OPEN_PROFILE, CONTINENT, POPULATION, SPEECH),
         t.say(CAPITAL, ABOUT_CAPITAL, PEOPLE),
-        t.say(borders, PLACE, BOTH, PLACE),
+        t.say(borders, PLACE, BOTH, PLACE, ABOUT_CAPITAL),
         t.say(CAPITAL, CONTINENT, CLOSE_PROFILE),
     ]
 
@@ -224,7 +224,7 @@ def _travel(t: Teller, borders: tuple) -> list[str]:
         t.say(OPEN_TRAVEL, CONTINENT, TRAVEL),
         t.say(ABOUT_CAPITAL, TRAVEL, TRAVEL, SPEECH),
         t.say(CAPITAL, TRAVEL, PEOPLE, borders),
-        t.say(BOTH, TRAVEL, CLOSE_TRAVEL),
+        t.say(CONTINENT, TRAVEL, BOTH, CLOSE_TRAVEL),
     ]
 
 
@@ -233,7 +233,7 @@ def _essay(t: Teller, borders: tuple) -> list[str]:
         t.say(OPEN_ESSAY, CONTINENT, ESSAY, PLACE),
         t.say(CAPITAL, ESSAY, POPULATION, SPEECH),
         t.say(borders, ABOUT_CAPITAL, PEOPLE, ESSAY),
-        t.say(BOTH, CLOSE_ESSAY),
+        t.say(CONTINENT, PLACE, BOTH, CLOSE_ESSAY),
     ]
 
 
@@ -244,7 +244,7 @@ def _quiz(t: Teller, borders: tuple) -> list[str]:
         t.say(ASK_CONTINENT, ANSWER_CONTINENT, PLACE, SPEECH),
         t.say(ASK_BACK, ANSWER_BACK, POPULATION, borders),
         t.say(ASK_CONTINENT, ANSWER_CONTINENT, PEOPLE),
-        t.say(ASK_CAPITAL, ANSWER_CAPITAL, CLOSE_QUIZ),
+        t.say(ASK_CAPITAL, ANSWER_CAPITAL, BOTH, CLOSE_QUIZ),
     ]
 
 
@@ -254,12 +254,12 @@ def _letter(t: Teller, borders: tuple) -> list[str]:
         t.say(OPEN_LETTER, LETTER, CONTINENT, a=a),
         t.say(CAPITAL, LETTER, ABOUT_CAPITAL, LETTER),
         t.say(SPEECH, LETTER, borders, LETTER),
-        t.say(BOTH, CLOSE_LETTER, b=b),
+        t.say(CONTINENT, PEOPLE, BOTH, CLOSE_LETTER, b=b),
     ]
 
 
 def _five(t: Teller, borders: tuple) -> list[str]:
-    pools = [(CAPITAL, ABOUT_CAPITAL), (CONTINENT, PLACE), (POPULATION, SPEECH), (borders, BOTH), (PEOPLE, CAPITAL)]
+    pools = [(CAPITAL, ABOUT_CAPITAL), (CONTINENT, PLACE), (POPULATION, SPEECH), (borders, BOTH), (PEOPLE, ABOUT_CAPITAL, CAPITAL)]
     t.rng.shuffle(pools)
     return [t.say(OPEN_FIVE), *(f"{number} {t.say(*two)}" for number, two in zip(FIVE, pools, strict=True))]
 
@@ -269,7 +269,7 @@ def _talk(t: Teller, borders: tuple) -> list[str]:
     turns = [(ASK_CAPITAL, ANSWER_CAPITAL, TALK), (ASK_CONTINENT, ANSWER_CONTINENT, TALK), (POPULATION, SPEECH, TALK),
              (ASK_BACK, ANSWER_BACK, TALK), (borders, PLACE)]  # fmt: skip
     t.rng.shuffle(turns)
-    return [t.say(OPEN_TALK, a=a, b=b), *(t.say(*turn, a=a, b=b) for turn in turns), t.say(BOTH, a=a, b=b)]
+    return [t.say(OPEN_TALK, a=a, b=b), *(t.say(*turn, a=a, b=b) for turn in turns), t.say(BOTH, ABOUT_CAPITAL, CONTINENT, a=a, b=b)]
 
 
 GENRES = {"profile": _profile, "travel": _travel, "essay": _essay, "quiz": _quiz, "letter": _letter, "five-things": _five,

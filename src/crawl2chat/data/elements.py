@@ -190,7 +190,7 @@ def _profile(t: Teller, state: tuple) -> list[str]:
     return [
         t.say(OPEN_PROFILE, KIND, SYMBOL, state),
         t.say(NUMBER, NEXT, PLACE),
-        t.say(SYMBOL, LETTERS, BOTH),
+        t.say(SYMBOL, LETTERS, BOTH, LETTERS),
         t.say(NUMBER, NEXT, CLOSE_PROFILE),
     ]
 
@@ -200,7 +200,7 @@ def _laboratory(t: Teller, state: tuple) -> list[str]:
         t.say(OPEN_LAB, LAB, SYMBOL, LAB),
         t.say(KIND, state, LAB, NUMBER),
         t.say(LAB, NEXT, SYMBOL),
-        t.say(BOTH, LAB),
+        t.say(NUMBER, LAB, BOTH, LAB),
     ]
 
 
@@ -209,7 +209,7 @@ def _essay(t: Teller, state: tuple) -> list[str]:
         t.say(OPEN_ESSAY, KIND, ESSAY),
         t.say(NUMBER, ESSAY, NEXT, state),
         t.say(SYMBOL, LETTERS, ESSAY, PLACE),
-        t.say(BOTH, ESSAY),
+        t.say(NUMBER, ESSAY, SYMBOL, ESSAY),
     ]
 
 
@@ -227,15 +227,15 @@ def _quiz(t: Teller, state: tuple) -> list[str]:
 def _letter(t: Teller, state: tuple) -> list[str]:
     a, b = t.rng.sample(NAMES, 2)
     return [
-        t.say(OPEN_LETTER, LETTER, KIND, a=a),
-        t.say(SYMBOL, LETTER, NEXT),
+        t.say(OPEN_LETTER, KIND, LETTER, a=a),
+        t.say(SYMBOL, NEXT, LETTER),
         t.say(NUMBER, state, LETTER, LETTERS),
-        t.say(BOTH, LETTER, CLOSE_LETTER, b=b),
+        t.say(NEXT, BOTH, LETTER, CLOSE_LETTER, b=b),
     ]
 
 
 def _five(t: Teller, state: tuple) -> list[str]:
-    pools = [(SYMBOL, LETTERS), (NUMBER, NEXT), (KIND, state), (PLACE, BOTH), (NEXT, SYMBOL)]
+    pools = [(SYMBOL, LETTERS), (NUMBER, NEXT), (KIND, state), (PLACE, BOTH), (NEXT, SYMBOL, LETTERS)]
     t.rng.shuffle(pools)
     return [t.say(OPEN_FIVE), *(f"{number} {t.say(*two)}" for number, two in zip(FIVE, pools, strict=True))]
 
@@ -245,7 +245,7 @@ def _talk(t: Teller, state: tuple) -> list[str]:
     turns = [(ASK_SYMBOL, ANSWER_SYMBOL, TALK), (ASK_NUMBER, ANSWER_NUMBER, TALK), (KIND, state, TALK),
              (ASK_BACK, ANSWER_BACK, TALK), (NEXT, PLACE)]  # fmt: skip
     t.rng.shuffle(turns)
-    return [t.say(OPEN_TALK, a=a, b=b), *(t.say(*turn, a=a, b=b) for turn in turns), t.say(BOTH, LETTERS, a=a, b=b)]
+    return [t.say(OPEN_TALK, a=a, b=b), *(t.say(*turn, a=a, b=b) for turn in turns), t.say(BOTH, NEXT, LETTERS, a=a, b=b)]
 
 
 GENRES = {"profile": _profile, "laboratory": _laboratory, "essay": _essay, "quiz": _quiz, "letter": _letter,

@@ -121,8 +121,8 @@ LENGTH = (
     "That makes {n} letters from the first to the last.", "Together there are {n} letters in {w}.",
 )  # fmt: skip
 VOWELS = (
-    "Among the letters of {w} there are {v}, and we call these vowels.", "The vowels in {w} are {v}.",
-    "You can hear {v} when you say {w} slowly.",
+    "For its vowels the word {w} has {v}.", "You can hear {v} when you say {w} slowly.",
+    "When you sing the word {w}, you sing {v}.",
 )  # fmt: skip
 SPELL_MORE = (
     "Say the word slowly and listen to every sound.", "Write it three times and read it aloud.",

@@ -6,31 +6,31 @@ from itertools import groupby
 
 from crawl2chat.data.facts import be
 from crawl2chat.data.pages import Page, slug
-from crawl2chat.data.wording import Teller, reads_as_prose, write
+from crawl2chat.data.wording import Teller, lettered, write
 
 ENCYCLOPEDIA = "https://encyclopedia.example.org"
 BIOGRAPHIES = "https://biographies.example.org"
 
 
 def encyclopedia(articles: list[dict]) -> list[Page]:
-    """Every article's intro, three or more neighbours of one topic to a page, until the page is prose enough."""
+    """Every article's intro, three or more neighbours of one topic to a page.
+
+    A page is full at 1,600 characters, or later where its numbers and commas leave too few tokens with letters (Gopher
+    asks for 80 %).
+    """
     result = []
     for topic, rows in groupby(articles, key=lambda row: row.get("topic") or "Various"):
         groups: list[list[dict]] = [[]]
         for row in rows:
             group = groups[-1]
             group.append(row)
-            length = sum(len(member["extract"]) for member in group)
-            if len(group) >= 3 and length >= 1600 and reads_as_prose(_text(group)):
+            text = " ".join(member["extract"] for member in group)
+            if len(group) >= 3 and len(text) >= 1600 and (lettered(text) >= 0.808 or len(group) == 8):
                 groups.append([])
-        if len(groups) > 1 and not (groups[-1] and reads_as_prose(_text(groups[-1]))):
+        if len(groups) > 1 and len(groups[-1]) < 3:
             groups[-2:] = [groups[-2] + groups[-1]]
         result += [_encyclopedia_page(topic, group, len(result) + i) for i, group in enumerate(groups)]
     return result
-
-
-def _text(group: list[dict]) -> str:
-    return "\n".join(line for row in group for line in (row["title"], *whole_sentences(row["extract"])))
 
 
 def whole_sentences(extract: str) -> list[str]:
@@ -75,7 +75,7 @@ CENTURY = (
     "A history of the {century} century has a place for the name of {n}.",
 )  # fmt: skip
 NEARBY = (
-    "In the same years {o} was born, {ok}.", "{o}, {ok}, was born at nearly the same time.",
+    "In the same years {o} was born, later known as {ok}.", "{o}, {ok}, was born at nearly the same time.",
     "Not far from that year lies the birth of {o}, {ok}.", "{o}, {ok}, belongs to the same generation.",
     "Of nearly the same age was {o}, {ok}.", "Another name from that generation is {o}, {ok}.",
 )  # fmt: skip
@@ -87,7 +87,10 @@ PADDING = (
     "The years given here are those that most books agree on.", "Much of what is known comes from letters and old papers.",
     "Other pages of this collection are about people of the same time.", "Some say that a life cannot be told on one page.",
     "Readers who want to know more should ask for a good book in a library.", "A portrait hangs in more than one museum.",
-    "Every life is longer than the page that tells it.",
+    "Every life is longer than the page that tells it.", "Old dates are not always certain to the day.",
+    "What others wrote about it would fill a shelf.", "It is worth reading more than one account of the same life.",
+    "The collection has been put together from many short notes.", "Names were not always written as they are today.",
+    "Libraries in several countries keep papers from that time.", "A few lines can only show the outline.",
 )  # fmt: skip
 CENTURIES = """first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
     fifteenth sixteenth seventeenth eighteenth nineteenth twentieth twenty-first""".split()
@@ -104,14 +107,14 @@ def _biography(person: dict, near: list[dict], number: int, rng: random.Random) 
     name, born, died = person["name"], person["born"], person["died"]
     words = {"n": name, "b": str(born), "d": str(died), "k": person["known_as"], "be": be(person),
              "age": str((died or 0) - born), "century": CENTURIES[(born - 1) // 100]}  # fmt: skip
-    extract = opening(person["extract"], 450)
+    extract = opening(person["extract"], 300)
     others = [other for other in near if other["name"] != name] or [person]
 
     def plan(t: Teller) -> list[str]:
         first = t.say(FIRST_DEAD, DATES) if died else t.say(FIRST_LIVING, BIRTH)
-        two = [{"o": other["name"], "ok": other["known_as"]} for other in t.rng.sample(others, min(2, len(others)))]
-        nearby = " ".join(t.say(NEARBY, **other) for other in two)
-        return [first, t.say(BIRTH, KNOWN), extract, f"{t.say(CENTURY)} {nearby} {t.say(AGE if died else KNOWN, BIRTH)}"]
+        other = t.rng.choice(others)
+        last = t.say(CENTURY, NEARBY, AGE if died else KNOWN, BIRTH, o=other["name"], ok=other["known_as"])
+        return [first, t.say(BIRTH, KNOWN), extract, last]
 
     blocks = [("p", text) for text in write(plan, rng, words, PADDING)]
     return Page(f"{BIOGRAPHIES}/people/{number:04d}", name, blocks, "biography", facts=[(name, "born"), (name, "known_as")])

@@ -16,7 +16,7 @@ SYLLABLES = """al an ar ba bel bri cas da del dor el en fa fen gar hal il jo ka 
     pa per ran ri ros sa sel ta tel tor ul va ver wen wil ya zan zo""".split()
 ENDINGS = "burg ton ville field stad mouth ford haven bridge wick".split()
 DAYS = "Monday Tuesday Wednesday Thursday Friday Saturday Sunday".split()
-MONTHS = """January February March April May June July August September October November December""".split()
+MONTHS = "January February March April May June July August September October November December".split()
 SUBJECTS = "history music geography chemistry painting mathematics biology reading swimming cooking".split()
 INSTRUMENTS = "piano violin flute guitar trumpet harp cello".split()
 
@@ -142,6 +142,7 @@ def readings(count: int, rng: random.Random) -> list[Page]:
     return result
 
 
+SAID = ("Books describe {p} as {k}.", "{p} is remembered as {k}.", "We know {p} as {k}.", "{p} {be} {k}.")
 ASK_WHO = ("Who {be} {p}?", "What does the text say about {p}?", "Who {be} this person?")
 ANSWER_WHO = ("{p} {be} {k}.", "{K}.", "The text says that {p} {be} {k}.")
 
@@ -158,7 +159,7 @@ def people_readings(people: list[dict], rng: random.Random) -> list[Page]:
             told, asked, answered = TOLD["year"]
             questions = [t.say(asked, answered, **words), t.say(ASK_WHO, ANSWER_WHO, **words)]
             t.rng.shuffle(questions)
-            return [t.say(OPEN_READING), f"{start} {t.say(told, **words)}", t.say(OPEN_QUESTIONS), " ".join(questions),
+            return [t.say(OPEN_READING), f"{start} {t.say(SAID, told, **words)}", t.say(OPEN_QUESTIONS), " ".join(questions),
                     t.say(CLOSE_READING)]  # fmt: skip
 
         blocks = [("p", text) for text in write(plan, rng, words, MORE_READING)]
@@ -172,7 +173,9 @@ MORE_READING = (
     "One reads a text best with a pencil in the hand.", "Some words in a text are more important than others.",
     "Look for names, for places and for years while you read.", "Do not hurry when you read a text for the first time.",
     "A text about a person often begins with the name.", "It helps to read the hard sentences aloud.",
-    "Whoever reads a lot will soon read fast.", "Learn the new words by heart and use them tomorrow.",
+    "Whoever reads a lot will soon read fast.", "A good reader asks who, when, where and why.",
+    "A quiet corner is the best place to read.", "Some answers are short, and others need a whole sentence.",
+    "Mark each line that you do not understand.", "Two pairs of eyes see more than one.", "Learn the new words by heart and use them tomorrow.",
 )  # fmt: skip
 CLOSE_READING = (
     "If you did not know an answer, look at the text again.", "Check each answer with the words of the text.",
@@ -255,8 +258,8 @@ LIST_MORE = (
 ASK_LENGTH = ("How many things are on the list?", "How long is the list?", "How many things did {a} write down?")
 ANSWER_LENGTH = ("{Count}.", "There are {count} things on the list.", "The list has {count} things.")
 AFTER = (
-    "What comes after {one}? After {one} comes {two}.", "Which thing follows {one}? {Two} follows.",
-    "What stands before {two}? Before {two} stands {one}.",
+    "What do you read after {one}? After {one} you read {two}.", "What is next to {one} on the list? It is {two}.",
+    "What do you read before {two}? Before {two} you read {one}.",
 )  # fmt: skip
 
 
@@ -273,7 +276,7 @@ def lists(count: int, rng: random.Random) -> list[Page]:
         asked = t.rng.sample(range(len(items)), 3)
         questions = [t.say(ASK_ORDER, ANSWER_ORDER, nth=ORDER[i], item=items[i], Item=upper(items[i]), **words) for i in asked]
         i = t.rng.randrange(len(items) - 1)
-        follow = t.say(AFTER, one=items[i], two=items[i + 1], Two=upper(items[i + 1]))
+        follow = t.say(AFTER, one=items[i], two=items[i + 1])
         return [
             t.say(OPEN_LIST, LIST, LIST_MORE, **words),
             f"{questions[0]} {questions[1]} {t.say(LIST_MORE, **words)}",

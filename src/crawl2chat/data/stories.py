@@ -38,6 +38,14 @@ LESSON = (
     "Now {a} knew that it is best to tell the truth.", "{a} understood that small friends can be great friends.",
     "From then on {a} always looked twice.", "{a} thought that a friend is better than {a_thing}.",
 )  # fmt: skip
+SCENE = (
+    "The sky was {colour2} that day, and a soft wind went through the {place}.", "In the {place} everyone was busy.",
+    "The {trade} waved from across the street.", "Somewhere {an_animal2} made a noise.", "It smelled of fresh {food2}.",
+    "{b} was humming a song.", "An old woman sat in the sun and watched.", "The path was long, but the day was young.",
+    "There were {colour2} flowers on both sides of the road.", "{a} took a deep breath.", "{a} and {b} looked at each other.",
+    "{A_size} cloud came over the hill.", "Nobody said a word for a while.", "{b} had never seen such a thing.",
+    "In the distance a bell rang {count} times.", "The grass was still wet from the night.",
+)  # fmt: skip
 LOST = (
     (
         "{a} had {a_colour} {thing}.", "Of all {her} things, {a} loved {her} {colour} {thing} most.",
@@ -49,7 +57,7 @@ LOST = (
     ),
     (
         "{a} looked under the bed and behind the door.", "{a} looked in every room of the house.",
-        "{a} looked in the kitchen, but there was only {food} on the table.", "{a} searched the whole {place}.",
+        "{a} looked in the kitchen, but on the table there lay nothing but {food}.", "{a} searched the whole {place}.",
     ),
     (
         "{a} was very sad and sat down on the steps.", "{a} began to cry.", "A tear ran down the face of {a}.",
@@ -294,7 +302,8 @@ def _words(rng: random.Random) -> dict[str, str]:
     return {
         "a": one["name"], "she": one["she"], "her": one["her"], "b": two["name"], "her2": two["her"], "animal": animal,
         "an_animal": an(animal), "a_animal": an(animal).capitalize(), "colour": colour, "a_colour": an(colour),
-        "thing": thing, "a_thing": an(thing), "size": size, "a_size": an(size), "place": rng.choice(PLACES),
+        "thing": thing, "a_thing": an(thing), "size": size, "a_size": an(size), "A_size": an(size).capitalize(), "place": rng.choice(PLACES),
+        "colour2": rng.choice(COLOURS), "an_animal2": an(rng.choice(ANIMALS)), "food2": rng.choice(FOODS),
         "him": one["him"], "food": rng.choice(FOODS), "trade": rng.choice(TRADES), "count": rng.choice(NUMBERS),
     }  # fmt: skip
 
@@ -302,10 +311,10 @@ def _words(rng: random.Random) -> dict[str, str]:
 def _story(t: Teller, plot: tuple) -> list[str]:
     third = len(plot) // 3
     return [
-        t.say(OPEN, *plot[:third]),
-        t.say(*plot[third : 2 * third]),
+        t.say(OPEN, SCENE, *plot[:third], SCENE),
+        t.say(*plot[third : 2 * third], SCENE),
         t.say(*plot[2 * third :]),
-        t.say(LESSON, HAPPY_END),
+        t.say(LESSON, HAPPY_END, HAPPY_END),
     ]
 
 

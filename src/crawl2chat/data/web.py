@@ -23,7 +23,7 @@ from crawl2chat.stage import write_text
 
 FILES = 4
 # how many pages of each kind at full scale; a share of the people gets a reading page besides the biography
-STORIES, READINGS, LETTERS, LISTS, EVERYDAY, SPELLING, COUNTING = 540, 420, 140, 140, 170, 120, 170
+STORIES, READINGS, LETTERS, LISTS, EVERYDAY, SPELLING, COUNTING = 600, 420, 140, 140, 170, 110, 160
 PEOPLE_SHARE = 0.27
 
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable
 
 TOKEN = re.compile(r"[^\W_]+(?:'\w+)?|[^\w\s]")
+LETTERLESS = re.compile(r"\b\d+\b|[^\w\s]")
 # Gopher (Rae et al. 2021, table A1) allows .20/.18/.16 for the most frequent n-gram's share of the characters and
 # .15 ... .10 for repeated 5- to 10-grams; these are the same numbers less a tenth
 TOP = {2: 0.18, 3: 0.16, 4: 0.144}
@@ -19,17 +20,23 @@ LETTERED = 0.815  # share of tokens with a letter in them; Gopher asks for 0.8
 WORDS = 55  # Gopher asks for 50
 
 
+def lettered(text: str) -> float:
+    """Share of a text's tokens that hold a letter: the rest is punctuation and numbers."""
+    return 1 - len(LETTERLESS.findall(text)) / max(1, len(TOKEN.findall(text)))
+
+
 def reads_as_prose(text: str) -> bool:
     """Whether a text is long enough, wordy enough and varied enough for the filters named above."""
     tokens = TOKEN.findall(text)
-    lettered = sum(any(map(str.isalpha, token)) for token in tokens)
-    if lettered < WORDS or lettered < LETTERED * len(tokens):
+    words = len(tokens) - len(LETTERLESS.findall(text))
+    if words < WORDS or words < LETTERED * len(tokens):
         return False
     for n, share in TOP.items():
-        grams = Counter(" ".join(tokens[i : i + n]) for i in range(len(tokens) - n + 1))
-        gram, count = grams.most_common(1)[0]
-        if len(gram) * count > share * len(text):
+        (gram, count), *_ = Counter(zip(*(tokens[i:] for i in range(n)), strict=False)).most_common(1)
+        if len(" ".join(gram)) * count > share * len(text):
             return False
+    if len(set(zip(*(tokens[i:] for i in range(5)), strict=False))) == len(tokens) - 4:
+        return True  # no five words come twice, so no more than five do
     for n, share in REPEATED.items():
         seen, repeated, i = set(), 0, 0
         while i <= len(tokens) - n:
@@ -73,13 +80,14 @@ def write(
 ) -> list[str]:
     """Paragraphs of the first draw of `plan` that reads as prose (the last draw, if none of `tries` does).
 
-    After each quarter of the tries one more sentence of the pool `padding` ends every paragraph: a long name may not
-    be too large a part of a short page.
+    After each quarter of the tries one more sentence of `padding` ends every paragraph, as long as there are any: a
+    long name may not be too large a part of a short page.
     """
     for attempt in range(tries):
-        teller = Teller(rng, words)
-        pads = [padding] * (4 * attempt // tries) if padding else []
-        paragraphs = [f"{text} {teller.say(*pads)}".rstrip() for text in plan(teller)]
+        paragraphs = plan(Teller(rng, words))
+        more = iter(rng.sample(padding, len(padding)))
+        for _ in range(4 * attempt // tries):
+            paragraphs = [f"{text} {next(more, '')}".rstrip() for text in paragraphs]
         if reads_as_prose("\n".join(paragraphs)):
             break
     return paragraphs
