@@ -260,12 +260,12 @@ def test_a_missing_input_names_the_stage_that_writes_it(recipe, capsys):
 
 def test_a_dry_run_prints_the_plan_and_touches_nothing(recipe, capsys):
     Path("x1.jsonl").touch()
-    path = recipe("output_dir: out\nsources:\n  - path: owner/name\npages: ./x*.jsonl\n")
+    path = recipe("output_dir: out\nsources:\n  - path: owner/name:all\npages: ./x*.jsonl\n")
     with pytest.raises(SystemExit) as stop:
         parse_recipe(Stage, args=[path, "--dry_run", "--max_steps", "3"])
     assert stop.value.code == 0
     shown = capsys.readouterr().out
-    assert "sources[0].path: owner/name (hub, not checked)" in shown and "pages: ./x*.jsonl (exists)" in shown
+    assert "sources[0].path: owner/name:all (hub, not checked)" in shown and "pages: ./x*.jsonl (exists)" in shown
     assert "r.yaml --max_steps 3" in shown and "writes  out" in shown
     assert not Path("out").exists()
 

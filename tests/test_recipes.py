@@ -52,7 +52,9 @@ def test_both_families_have_the_same_stems():
 
 @every_recipe
 def test_it_parses_through_its_scripts_dataclasses(path):
-    load_recipe(*script_of(path).RECIPE, args=[str(path)], plan_only=True)
+    recipe = load_recipe(*script_of(path).RECIPE, args=[str(path)], plan_only=True)
+    missing = [item.path for item in inputs(recipe.configs) if item.state == "missing"]
+    assert all(path.startswith("output/") for path in missing), "what is neither local nor a name on the hub"
 
 
 @every_recipe

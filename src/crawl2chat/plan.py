@@ -12,7 +12,7 @@ from typing import Any
 # keys of transformers, TRL and datasets that name an input; our own fields say metadata={"reads": True}
 INPUT_KEYS = {"model_name_or_path", "tokenizer", "tokenizer_name_or_path", "dataset_name", "chat_template_path"}
 BUILDERS = {"json", "parquet", "csv", "text", "arrow", "webdataset"}  # datasets' names for files on disk
-HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?$")
+HUB_NAME = re.compile(r"^[\w.-]+(/[\w.-]+)?(:[\w.-]+)?$")  # owner/name, owner/name:configuration
 
 
 @dataclass
