@@ -74,6 +74,26 @@ def test_title_and_heading_stand_before_a_paragraph_that_does_not_name_them():
     assert list(passages(PAGES[0][1])) == [PAGES[0][1].splitlines()[1]]
 
 
+def test_a_passage_that_names_its_own_heading_stands_by_itself():
+    text = "People: Ada to Byron (poet)\nLord Byron\nLord Byron was an English poet.\nHe died in Greece in 1824."
+    assert list(passages(text)) == [
+        "Lord Byron was an English poet.",
+        "People: Ada to Byron (poet): Lord Byron: He died in Greece in 1824.",
+    ]
+
+
+def test_the_page_about_something_comes_before_pages_that_name_it(tmp_path):
+    about = "Ada Lovelace (1815-1852) was an English mathematician. She wrote the first program."
+    other = "Old letters\nThe post went out at nine.\nAda Lovelace wrote about the weather of that year to Babbage."
+    rows = [
+        {"text": text, "url": str(i)}
+        for i, text in enumerate([other, about, *[f"Page {i} of all." for i in range(9)]])
+    ]
+    (tmp_path / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    build_index([tmp_path / "a.jsonl"], tmp_path / "index")
+    assert open_index(tmp_path / "index")("Ada Lovelace") == f"{about} [1]"
+
+
 def test_passages_are_short_and_end_at_a_sentence():
     found = list(passages(PAGES[2][1]))
     assert len(found) > 2

@@ -18,8 +18,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-FORMAT = 1  # of the index; a new one is built where this changed
+FORMAT = 2  # of the index; a new one is built where this changed
 MIN_WORDS, MAX_WORDS = 5, 50
+LEAD = 1.15  # weight of a page's first passage that has every word asked for: it says what the page is about
 NO_RESULTS = "no results"
 STOP_WORDS = frozenset(
     "a an and are as at be but by did do does for from had has have how i if in into is it its me my no not of on or "
@@ -62,7 +63,9 @@ def open_index(index_dir: str | Path, results: int = 1) -> Callable[[str], str]:
     found = [path.parent for path in Path(index_dir).glob("[0-9a-f]*/size")]
     if not found:
         raise FileNotFoundError(f"{index_dir}: no search index here; scripts/conversations.py builds it")
-    index = bm25s.BM25.load(max(found, key=lambda path: path.stat().st_mtime), load_corpus=True, mmap=True)
+    folder = max(found, key=lambda path: path.stat().st_mtime)
+    index = bm25s.BM25.load(folder, load_corpus=True, mmap=True)
+    weights = np.load(folder / "weights.npy", mmap_mode="r")
 
     def search(query: str) -> str:
         """Search the pages and return the passage that fits best, with its source.
@@ -73,7 +76,8 @@ def open_index(index_dir: str | Path, results: int = 1) -> Callable[[str], str]:
         ids = index.get_tokens_ids(list(dict.fromkeys(_words(query))))
         if not ids:
             return NO_RESULTS
-        scores = index.get_scores_from_ids(ids)
+        by_word = np.stack([index.get_scores_from_ids([i]) for i in ids])  # (words, passages)
+        scores = by_word.sum(0) * np.where((by_word > 0).all(0), weights, 1)
         best = np.argsort(-scores, kind="stable")[:results] if results > 1 else [int(scores.argmax())]
         passages = [index.corpus[int(i)] for i in best if scores[i] > 0]
         return "\n".join(f"{passage['text']} [{passage['source']}]" for passage in passages) or NO_RESULTS
@@ -87,12 +91,13 @@ def passages(text: str) -> Iterator[str]:
     for line in text.splitlines():
         line = " ".join(line.split())
         count = len(line.split())
-        if line and count <= 12 and line[-1] not in ".!?…:;,\"'”’)]":
+        if line and count <= 12 and line[-1] not in ".!?…:;,\"'”’":
             title, heading = title or line, line
         elif count >= MIN_WORDS:
             for passage in _chunks(line):
-                above = [head for head in dict.fromkeys((title, heading)) if head and not _names(passage, head)]
-                yield ": ".join([*above, passage])
+                # a passage that names its own heading stands by itself
+                above = [] if heading and _names(passage, heading) else [title, heading]
+                yield ": ".join([*(h for h in dict.fromkeys(above) if h and not _names(passage, h)), passage])
 
 
 def _chunks(paragraph: str) -> Iterator[str]:
@@ -119,14 +124,15 @@ def _words(text: str) -> list[str]:
 
 
 def _write(files: list[Path], folder: Path) -> None:
-    corpus, tokens, seen = [], [], set()
+    corpus, tokens, weights, seen = [], [], [], set()
     vocabulary: dict[str, int] = {}
     for text, url in _rows(files):
-        for passage in passages(text):
+        for number, passage in enumerate(passages(text)):
             key = hashlib.blake2b(passage.encode(), digest_size=8).digest()
             if key in seen:
                 continue
             seen.add(key)
+            weights.append(1.0 if number else LEAD)
             corpus.append({"text": passage, "source": _short(url)})
             words = _words(passage)
             tokens.append(np.array([vocabulary.setdefault(word, len(vocabulary)) for word in words], dtype=np.int32))
@@ -135,6 +141,7 @@ def _write(files: list[Path], folder: Path) -> None:
     index = bm25s.BM25()
     index.index((tokens, vocabulary), show_progress=len(corpus) > 100_000)
     index.save(folder, corpus=corpus, show_progress=False)
+    np.save(folder / "weights.npy", np.array(weights, dtype=np.float32))
     (folder / "size").write_text(str(len(corpus)))
 
 
