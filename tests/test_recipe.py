@@ -252,7 +252,7 @@ def test_a_missing_input_names_the_stage_that_writes_it(recipe, capsys):
         assert stop.value.code == 1
         errors = capsys.readouterr().err.splitlines()
         assert errors == [
-            "r.yaml:2: sources[0].path output/data/shards is missing; `python scripts/data.py data.yaml` writes it",
+            "r.yaml:3: sources[0].path output/data/shards is missing; `python scripts/data.py data.yaml` writes it",
             "r.yaml:4: pages ./x*.jsonl is missing; check the path",
         ]
     assert not Path("out").exists()

@@ -119,8 +119,7 @@ def load_recipe(*dataclass_types: type, args: list[str], plan_only: bool = False
             configs.append(construct(cls, values | extra, source, "", errors))
     if errors:
         raise RecipeError(list(dict.fromkeys(errors)))
-    where = {key: node.where for key, node in root.value.items()}
-    return Recipe(tuple(configs), path, flags, resolved(text, root, flags), where)
+    return Recipe(tuple(configs), path, flags, resolved(text, root, flags), root.places())
 
 
 def read_environment(root: Node, errors: list[str]) -> dict[str, str]:

@@ -50,6 +50,17 @@ class Node:
             return [child.plain() for child in self.value]
         return None if self.value is BROKEN else self.value
 
+    def places(self, name: str = "") -> dict[str, str]:
+        """Every dotted key below with its place."""
+        found = {name: self.where} if name else {}
+        if isinstance(self.value, dict):
+            for key, child in self.value.items():
+                found |= child.places(f"{name}.{key}" if name else key)
+        elif isinstance(self.value, list):
+            for i, child in enumerate(self.value):
+                found |= child.places(f"{name}[{i}]")
+        return found
+
 
 def says(where: str, name: str, complaint: str) -> str:
     """One line: `file:12: key 'a.b' must be ...`, or `--a.b: must be ...`, where the place already names the key."""
