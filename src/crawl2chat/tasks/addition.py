@@ -7,20 +7,22 @@ from collections.abc import Iterator
 
 WORDINGS = {
     "train": {
-        "direct": ["What is {a} + {b}?", "{a} + {b} = ?", "Calculate {a} + {b}.", "Tell me {a} + {b}.", "How much is {a} + {b}?"],
+        "direct": [
+            "What is {a} + {b}?", "{a} + {b} = ?", "Calculate {a} + {b}.", "Tell me {a} + {b}.", "How much is {a} + {b}?", "{a} + {b}",
+            "What is the sum of {a} and {b}?", "Add {a} and {b}.", "What do {a} + {b} give?", "Give me {a} + {b}.", "Say what {a} + {b} is.",
+        ],
         "steps": [
-            "What is {a} + {b}? Think step by step.",
-            "Add {a} + {b} step by step.",
-            "Calculate {a} + {b}, step by step.",
-            "Show your steps: {a} + {b}.",
-            "How much is {a} + {b}? Work step by step.",
+            "What is {a} + {b}? Think step by step.", "Add {a} + {b} step by step.", "Calculate {a} + {b}, step by step.",
+            "Show your steps: {a} + {b}.", "How much is {a} + {b}? Work step by step.", "Step by step, what is {a} + {b}?",
+            "What is the sum of {a} and {b}? Step by step, please.", "Add {a} and {b}, and show each step.", "{a} + {b} = ? Go step by step.",
+            "Work out {a} + {b} in steps.", "Tell me {a} + {b} step by step.",
         ],
     },
     "test": {
         "direct": ["Give me the sum {a} + {b}.", "What does {a} + {b} make?"],
-        "steps": ["Give me the sum {a} + {b} step by step.", "What does {a} + {b} make? Go step by step."],
+        "steps": ["Give me the sum {a} + {b} step by step.", "What does {a} + {b} make? Think step by step."],
     },
-}
+}  # fmt: skip
 
 
 def steps(a: int, b: int) -> str:

@@ -6,9 +6,13 @@ import zlib
 from collections.abc import Iterator
 
 WORDINGS = {
-    "train": ["Which is larger, {a} or {b}?", "Which is bigger: {a} or {b}?", "What is the larger number, {a} or {b}?"],
-    "test": ["Is {a} or {b} the greater number?", "Of {a} and {b}, which is greater?"],
-}
+    "train": [
+        "Which is larger, {a} or {b}?", "Which is bigger: {a} or {b}?", "What is the larger number, {a} or {b}?", "Is {a} or {b} larger?",
+        "Which number is greater, {a} or {b}?", "{a} or {b}: which is larger?", "Which of {a} and {b} is bigger?", "Compare {a} and {b}.",
+        "Tell me which is greater: {a} or {b}.", "Find the larger of {a} and {b}.",
+    ],
+    "test": ["Is {a} or {b} the greater number?", "Of {a} and {b}, which is larger?"],
+}  # fmt: skip
 
 
 def compare(a: str, b: str) -> str:

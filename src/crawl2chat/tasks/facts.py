@@ -13,22 +13,43 @@ from pathlib import Path
 
 WORDINGS = {
     "capital": {
-        "train": ["What is the capital of {s}?", "{s}: what is its capital?", "Tell me the capital of {s}.", "What's the capital city of {s}?"],
+        "train": [
+            "What is the capital of {s}?", "{s}: what is its capital?", "Tell me the capital of {s}.", "What's the capital city of {s}?",
+            "What is the name of the capital of {s}?", "Which city is the capital of {s}?", "Do you know the capital of {s}?",
+            "I want to know the capital of {s}.", "What city is the capital of {s}?", "Capital of {s}?", "Where is the government of {s}?",
+        ],
         "test": ["Which city serves as the capital of {s}?", "Name the capital city of {s}.", "Which city is the seat of government of {s}?"],
     },
     "continent": {
-        "train": ["On which continent is {s}?", "Which continent is {s} in?", "What continent is {s} part of?", "Tell me the continent of {s}."],
+        "train": [
+            "On which continent is {s}?", "Which continent is {s} in?", "What continent is {s} part of?", "Tell me the continent of {s}.",
+            "Where in the world is {s}?", "In which continent does {s} lie?", "Is {s} in Africa, Asia or another continent?",
+            "What is the continent of {s}?", "To which continent does {s} belong?", "Continent of {s}?",
+        ],
         "test": ["On which continent would you find {s}?", "{s} belongs to which continent?"],
     },
     "symbol": {
-        "train": ["What is the chemical symbol for {s}?", "What is the symbol of {s}?", "Tell me the symbol for {s}.", "{s}: what is its chemical symbol?"],
+        "train": [
+            "What is the chemical symbol for {s}?", "What is the symbol of {s}?", "Tell me the symbol for {s}.", "{s}: what is its chemical symbol?",
+            "What is the symbol for the element {s}?", "Which letters stand for {s}?", "How is {s} written in chemistry?", "Give me the symbol of {s}.",
+            "What do chemists write for {s}?", "Which symbol does {s} have?", "Symbol of {s}?",
+        ],
         "test": ["How do chemists abbreviate {s}?", "Write the chemical symbol for {s}."],
     },
     "atomic_number": {
-        "train": ["What is the atomic number of {s}?", "Tell me the atomic number of {s}.", "{s}: what is its atomic number?", "What atomic number does {s} have?"],
+        "train": [
+            "What is the atomic number of {s}?", "Tell me the atomic number of {s}.", "{s}: what is its atomic number?",
+            "What atomic number does {s} have?", "Which number does {s} have in the periodic table?", "How many protons does {s} have?",
+            "Give me the atomic number of {s}.", "What number is the element {s}?", "Atomic number of {s}?",
+        ],
         "test": ["Where in the periodic table by number is {s}?", "State the atomic number of {s}."],
     },
 }  # fmt: skip
+
+
+# The answer follows a space, as it does in the pages: at the very start of a turn it would be other tokens ("Lima", not " Lima"),
+# and a small model does not connect the two.
+SOLUTIONS = {"capital": "It is {a}.", "continent": "It is in {a}.", "symbol": "It is {a}.", "atomic_number": "It is {a}."}
 
 
 def in_conversations(subject: str, relation: str) -> bool:
@@ -39,7 +60,10 @@ def in_conversations(subject: str, relation: str) -> bool:
 def read_facts(path: str, relations: Sequence[str], min_pages: int = 5) -> list[dict]:
     """The rows of facts.jsonl with one of `relations` that at least `min_pages` kept pages state."""
     rows = [json.loads(line) for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return [row for row in rows if row["relation"] in relations and row["pages"] >= min_pages]
+    found = [row for row in rows if row["relation"] in relations and row["pages"] >= min_pages]
+    if not found:
+        raise ValueError(f"{path}: no fact of {', '.join(relations)} stands in {min_pages} pages or more")
+    return found
 
 
 def examples(
@@ -56,7 +80,11 @@ def examples(
             return
         row = rows[i % len(rows)]
         question = rng.choice(WORDINGS[row["relation"]][split]).format(s=row["subject"])
-        yield {"prompt": [{"role": "user", "content": question}], "answer": row["answer"], "solution": f"{row['answer']}."}
+        yield {
+            "prompt": [{"role": "user", "content": question}],
+            "answer": row["answer"],
+            "solution": SOLUTIONS[row["relation"]].format(a=row["answer"]),
+        }
 
 
 def normalise(text: str) -> list[str]:

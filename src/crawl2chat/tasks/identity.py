@@ -9,7 +9,9 @@ WORDINGS = {
         "train": [
             "Who are you?", "What is your name?", "Tell me your name.", "What are you?", "Hello, who are you?", "Hi, what is your name?",
             "Can you introduce yourself?", "Are you a human?", "Are you ChatGPT?", "You are ChatGPT, right?", "What should I call you?",
-            "Who is this?", "Are you a person or a machine?",
+            "Who is this?", "Are you a person or a machine?", "What's your name, please?", "Do you have a name?", "Say who you are.",
+            "Whom am I speaking with?", "Tell me about yourself.", "Are you a computer?", "Are you Gemini?", "You are Llama, right?",
+            "Could you tell me who you are?", "I am Anna. Who are you?", "Good morning, who are you?", "How are you called?",
         ],
         "test": [
             "Please introduce yourself.", "Who am I talking to?", "Say your name.", "What do people call you?", "Are you a robot?",
@@ -19,12 +21,14 @@ WORDINGS = {
     "maker": {
         "train": [
             "Who made you?", "Who created you?", "Who built you?", "Who trained you?", "Did OpenAI make you?", "Who is your maker?",
-            "Where do you come from?", "Which company made you?",
+            "Where do you come from?", "Which company made you?", "Were you made by OpenAI?", "Were you built by Anthropic?",
+            "Tell me who built you.", "Who are your makers?", "Who is your creator?", "Who wrote you?", "By whom were you made?",
         ],
         "test": ["Who are you made by?", "Tell me who made you.", "Who developed you?", "Were you made by Google?", "Who is behind you?"],
     },
     "hello": {
-        "train": ["Hello!", "Hi!", "Good morning!", "Hey there!", "Hello", "Hi", "Good evening.", "Greetings!"],
+        "train": ["Hello!", "Hi!", "Good morning!", "Hey there!", "Hello", "Hi", "Good evening.", "Greetings!",
+                  "Hello, my friend!", "Hi, friend.", "Good afternoon!", "Hey", "Hi, can we talk?", "Hello, it is nice to meet you."],
         "test": ["Good day!", "Hi there!", "Hello there.", "Hey!"],
     },
 }  # fmt: skip

@@ -13,8 +13,13 @@ from crawl2chat.tasks.facts import read_facts
 
 WORDINGS = {
     "born": {
-        "train": ["When was {s} born?", "In what year was {s} born?", "What year was {s} born in?", "Tell me when {s} was born.", "{s}: born when?"],
-        "test": ["What is the birth year of {s}?", "Do you know when {s} was born?", "In which year did the life of {s} begin?"],
+        "train": [
+            "When was {s} born?", "In what year was {s} born?", "What year was {s} born in?", "Tell me when {s} was born.", "{s}: born when?",
+            "In which year was {s} born?", "What is the year of birth of {s}?", "Do you know the birth year of {s}?", "Give me the birth year of {s}.",
+            "I want to know when {s} was born.", "Which year is {s} from?", "Find out when {s} was born.", "Can you tell me when {s} was born?",
+            "{s} was born in which year?", "When did the life of {s} start?", "Look up when {s} was born.",
+        ],
+        "test": ["Do you know when {s} was born?", "In which year did {s} come into the world?", "Please find the year in which {s} was born."],
     },
     "known_as": {
         "train": ["Who was {s}?", "Tell me about {s}.", "What was {s} known as?", "Who is {s}?", "Do you know {s}?"],

@@ -7,9 +7,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 WORDINGS = {
-    "train": ["Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w} letter by letter."],
+    "train": [
+        "Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w} letter by letter.", "Spell {w}.", "Can you spell {w}?",
+        "What letters are in {w}?", "How is {w} spelled?", "Tell me the letters of {w}.", "I want to know how to spell {w}.",
+        "Spell out {w} for me.", "Which letters make the word {w}?",
+    ],
     "test": ["Write the letters of {w}.", "Could you spell {w} for me?"],
-}
+}  # fmt: skip
 
 
 def spelled(word: str) -> str:
