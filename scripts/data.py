@@ -35,7 +35,10 @@ class DataConfig:
     seed: int = field(default=0, metadata={"help": "of the laptop's web and the drills", "ge": 0})
     warc: str | None = field(default=None, metadata={"help": "WARC files: a file, a folder or a glob", "reads": True})
     labels: str | None = field(default=None, metadata={"help": "the right answers, labels.jsonl", "reads": True})
-    skip_damage: bool = field(default=False, metadata={"help": "count damaged records and go on, not stop"})
+    on_damage: str = field(
+        default="refuse",
+        metadata={"help": "damaged records: refuse the file, or skip and count", "choices": ["refuse", "skip"]},
+    )
     dataset_name: str | None = field(
         default=None, metadata={"help": "or shards in a folder, or owner/name on the hub"}
     )
@@ -79,12 +82,12 @@ def main(config: DataConfig) -> None:
     labels = read_labels(Path(labels)) if labels else []
     began = time.perf_counter()
     if config.dataset_name:
-        where = ":".join(filter(None, (config.dataset_name, config.dataset_config)))
-        records, cut, reader = None, 0, Rows(where, config.text_column, config.limit)
+        where, records, cut = config.dataset_name, None, 0
+        reader = Rows(where, config.dataset_config, config.text_column, config.limit)
     else:
         where = str(output / "web") if config.make_web else config.warc
         files = warc.warc_files(where)
-        records, cut, damaged = warc.count_files(files, where, config.skip_damage)
+        records, cut, damaged = warc.count_files(files, where, config.on_damage == "skip")
         reader = Pages(files, damaged, Rejected(work / "rejected", "read"))
 
     # the funnel, on worker processes

@@ -114,7 +114,7 @@ def crawl(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder,
             warc=str(folder / "warc"),
             labels=str(folder / "labels.jsonl"),
-            skip_damage=True,
+            on_damage="skip",
             workers=2,
             drills=40,
             blocked_domains=["casino.example.com"],
@@ -250,7 +250,7 @@ def test_bad_input_ends_in_one_line_that_names_the_file(tmp_path: Path) -> None:
     assert "labels.jsonl:1: label lacks cluster, filter, keep, pii" in stops(
         tmp_path, warc=str(good), labels=str(tmp_path / "labels.jsonl")
     )
-    assert "exactly one of" in stops(tmp_path, warc=str(good), dataset_name="a/b")
+    assert "give one of make_web, warc, dataset_name" in stops(tmp_path, warc=str(good), dataset_name="a/b")
     assert "c5 unknown" in stops(tmp_path, warc=str(good), steps=["c5"])
     assert "cannot be a source's folder" in stops(tmp_path, warc=str(good), sources={"a": "../b"})
 

@@ -1,9 +1,11 @@
 """The pipeline's own parts: walking WARC files, reading pages, words, single steps, the arithmetic of the funnel."""
 
 import gzip
+import json
 import time
 from pathlib import Path
 
+import datasets
 import pytest
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
@@ -31,6 +33,7 @@ def page(text: str) -> bytes:
 
 
 RECORDS = [record(f"https://site.example.org/{i}", page(f"Page number {i}. " * (i + 1))) for i in range(6)]
+SOUND = b"".join(gzip.compress(part, mtime=0) for part in RECORDS)
 
 
 def write(path: Path, records: list[bytes]) -> Path:
@@ -113,7 +116,7 @@ def test_a_wrong_length_costs_one_record(tmp_path: Path) -> None:
 def test_no_damage_makes_the_walk_crash_or_alter_a_record(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    raw = bytearray(b"".join(gzip.compress(part, mtime=0) for part in RECORDS))
+    raw = bytearray(SOUND)
     for _ in range(data.draw(st.integers(1, 3))):
         where = data.draw(st.integers(0, len(raw) - 1))
         how = data.draw(st.sampled_from(["flip", "cut", "insert", "drop"]))
@@ -131,9 +134,8 @@ def test_no_damage_makes_the_walk_crash_or_alter_a_record(
     assert all(found.data in RECORDS for found in walked if found.data is not None and found.type == "response")
     found = warc.count(path)
     assert found.responses - found.cut == len(read(path, damaged=True))
-    assert (
-        bytes(raw) == b"".join(gzip.compress(part, mtime=0) for part in RECORDS) or found.damage or found.responses < 6
-    )
+    # silence means that all are there; only a cut between two members cannot be seen
+    assert found.damage or found.responses == 6 or SOUND.startswith(bytes(raw))
 
 
 def test_pages_in_other_charsets_are_decoded(tmp_path: Path) -> None:
@@ -170,6 +172,22 @@ def test_ranks_share_the_records_of_one_file_without_loss_or_doubling(tmp_path: 
     path = write(tmp_path / "a.warc.gz", RECORDS)
     ranks = [[page.id for page in steps.Pages([path], set(), Bin()).run(None, rank, 3)] for rank in range(3)]
     assert sorted(sum(ranks, [])) == sorted(page.id for page in read(path)) and all(ranks)
+
+
+def test_ranks_share_the_rows_of_a_folder_or_a_stream_without_loss_or_doubling(tmp_path: Path, monkeypatch) -> None:
+    for number in range(3):
+        rows = [json.dumps({"text": f"row {number} {i}"}) for i in range(4)]
+        (tmp_path / f"{number}.jsonl").write_text("\n".join(rows) + "\n")
+    files = sorted(str(file) for file in tmp_path.iterdir())
+    streamed = datasets.load_dataset("json", data_files=files, split="train", streaming=True)
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_knobs: streamed)
+    for name in (str(tmp_path), "owner/name"):
+        for ranks, limit in ((1, None), (2, None), (5, None), (2, 7)):
+            parts = [steps.Rows(name, None, "text", limit).run(None, rank, ranks) for rank in range(ranks)]
+            texts = [document.text for part in parts for document in part]
+            assert len(texts) == len(set(texts)) == (limit or 12), (name, ranks, limit)
+    with pytest.raises(SystemExit, match="no column 'body'"):
+        list(steps.Rows("owner/name", None, "body", None).run())
 
 
 TEXTS = [

@@ -11,6 +11,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,7 +34,8 @@ from tldextract import TLDExtract
 from trafilatura.deduplication import LRUCache
 
 from crawl2chat.data import warc
-from crawl2chat.data.shards import documents
+from crawl2chat.data.shards import documents, shard_files
+from crawl2chat.stage import fail
 
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("text", "id", "url", "date", "source", "language")]
@@ -177,22 +179,46 @@ class Rows(PipelineStep):
 
     type, name = "📖 - READER", "Rows of a dataset"
 
-    def __init__(self, path: str, text_column: str, limit: int | None):
+    def __init__(self, path: str, configuration: str | None, text_column: str, limit: int | None):
         super().__init__()
-        self.path, self.text_column, self.limit = path, text_column, limit
+        self.path, self.configuration, self.limit = path, configuration, limit
+        self.columns = (text_column, "id", "url", "date", "language", "language_score")
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        names = (self.text_column, "id", "url", "date", "language", "language_score")
-        for index, row in enumerate(documents(self.path, names, self.limit)):
-            if index % world_size != rank:
-                continue
+        local = Path(self.path).exists() or self.path.startswith(("/", ".", "output/"))
+        rows = self.local(rank, world_size) if local else self.streamed(rank, world_size)
+        for index, row in enumerate(rows):
             self.stat_update("records")
-            text = row.get(self.text_column)
-            if not isinstance(text, str):
+            text = row.get(self.columns[0])
+            if isinstance(text, str):
+                metadata = {name: row.get(name) for name in self.columns[2:]}
+                yield Document(text, str(row.get("id") or f"{self.path}/{rank}/{index}"), metadata=metadata)
+            else:
                 self.stat_update("damaged", "damaged_no_text")
-                continue
-            metadata = {name: row.get(name) for name in names[2:]}
-            yield Document(text, str(row.get("id") or f"{self.path}/{index}"), metadata=metadata)
+
+    def local(self, rank: int, world_size: int) -> Iterator[dict]:
+        """Whole files where every rank gets some, else every so many-th row."""
+        files = shard_files(self.path)
+        if self.limit is None and len(files) >= world_size:
+            return (row for file in files[rank::world_size] for row in documents(file, self.columns))
+        return islice(documents(self.path, self.columns, self.limit), rank, None, world_size)
+
+    def streamed(self, rank: int, world_size: int) -> Iterator[dict]:
+        """As above, over the files of a dataset on the hub."""
+        from datasets import load_dataset
+        from datasets.distributed import split_dataset_by_node
+
+        rows = load_dataset(self.path, self.configuration, split="train", streaming=True)
+        if self.limit is not None:
+            rows = rows.take(self.limit)
+        if rows.num_shards >= world_size:
+            rows = rows.shard(world_size, rank, contiguous=False)
+        else:
+            rows = split_dataset_by_node(rows, rank, world_size)
+        for index, row in enumerate(rows):
+            if not index and self.columns[0] not in row:
+                fail(f"{self.path}: no column {self.columns[0]!r} (it has {', '.join(row)}); correct `text_column`")
+            yield row
 
 
 class Urls(URLFilter):

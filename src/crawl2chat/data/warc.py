@@ -77,7 +77,7 @@ def count_files(files: list[Path], where: str, skip: bool) -> tuple[int, int, se
             more = f" (and {len(found.damage) - 1:,} more places)" if len(found.damage) > 1 else ""
             fail(
                 f"{path}: {why} at byte {offset:,}{more}; fetch the file again, "
-                "or set `skip_damage: true` to count the damage and go on"
+                "or set `on_damage: skip` to count the damage and go on"
             )
         if not found.responses:
             fail(f"{path}: holds no response records ({path.stat().st_size:,} bytes); fetch it again or take it away")
@@ -101,11 +101,10 @@ def walk(path: Path) -> Iterator[Record]:
             yield from records(raw, 0)
             return
         for offset, data, why in members(raw):
-            whole = list(records(data, offset))
-            yield from whole
-            # a broken member's last record is already counted where its own length showed the cut
-            if why and not (whole and whole[-1].data is None):
-                yield Record(offset, "response", None, why)
+            found = list(records(data, offset)) or [Record(offset, "response", None, why)] * bool(why)
+            if why and found[-1].data is not None:  # it looks whole, but the member's checksum never came
+                found[-1] = Record(offset, found[-1].type, None, why)
+            yield from found
 
 
 def members(raw: mmap.mmap) -> Iterator[tuple[int, bytes, str]]:
