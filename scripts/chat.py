@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 import torch
 
+from crawl2chat.decoding import Sampling
 from crawl2chat.engine import complete, forget, stream
 from crawl2chat.model import check_fit, load_model
 from crawl2chat.protocol import CHAT_TEMPLATES, END_OF_TEXT, load_tokenizer
@@ -117,7 +118,7 @@ def main(config: ChatConfig) -> None:
         command, _, rest = line.partition(" ")
         if command == "/quit":
             return
-        elif command == "/help":
+        if command == "/help":
             show(HELP + "\n", "2")
         elif command in ("/reset", "/system"):
             if command == "/system":
@@ -126,22 +127,16 @@ def main(config: ChatConfig) -> None:
             show("(a new conversation)\n", "2")
         elif command == "/temperature":
             try:
-                value = float(rest)
-                if not 0 <= value < float("inf"):
-                    raise ValueError
-                config.temperature = value
+                config.temperature = Sampling(float(rest)).temperature
             except ValueError:
                 show("(a temperature is a number from 0 on, such as 0.7)\n", "2")
         elif line.startswith("/"):
             show(f"(no command {command}; /help lists them)\n", "2")
         elif line:
-            messages, dropped = forget(
-                model, tokenizer, [*messages, {"role": "user", "content": line}], config.max_new_tokens
-            )
+            messages.append({"role": "user", "content": line})
+            messages, dropped = forget(model, tokenizer, messages, config.max_new_tokens)
             if dropped:
-                show(
-                    f"(the {dropped} oldest turns are forgotten: the conversation outgrew the model's context)\n", "2"
-                )
+                show(f"(the {dropped} oldest turns are forgotten: the model's context is full)\n", "2")
             try:
                 turns = reply(config, model, tokenizer, tools, messages)
             except KeyboardInterrupt:
