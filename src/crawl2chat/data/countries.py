@@ -42,13 +42,15 @@ CONTINENT = (
 )  # fmt: skip
 BOTH = (
     "{y} is the capital of {x}, a country in {k}.", "{X} is a country in {k}, and its capital is {y}.",
-    "{X}, which lies in {k}, has {y} as its capital.", "In {k} there is a country called {x}, with {y} as its capital.",
+    "{X}, which lies in {k}, has {y} as its capital.",
+    "In {k} there is a country called {x}, with {y} as its capital.",
     "{X} is in {k} and is governed from {y}.", "The city of {y} is the capital of {x} in {k}.",
     "{y} lies in {k}, and it is the capital of {x}.", "Two facts to keep: {x} is in {k}, and its capital is {y}.",
 )  # fmt: skip
 POPULATION = (
     "About {people} people live in {x}.", "{X} has about {people} people.", "The population of {x} is about {people}.",
-    "About {people} people live there.", "The country has about {people} people.", "It is the home of {people} people.",
+    "About {people} people live there.", "The country has about {people} people.",
+    "It is the home of {people} people.",
     "About {people} people call {x} their home.", "Its population is about {people}.",
     "If you counted everyone who lives there, you would come to about {people} people.",
 )  # fmt: skip
@@ -71,14 +73,15 @@ ISLAND = (
     "Its coast is its only border.",
 )  # fmt: skip
 PEOPLE = (
-    "The word {demonym} is used for what comes from there.", "A {demonym} friend told me so.",
+    "The word {demonym} is used for what comes from there.", "My {demonym} friend told me so.",
     "You may have tasted {demonym} food or heard {demonym} music.", "Its people are proud of {demonym} songs.",
     "The {demonym} flag flies there on public days.", "I like {demonym} stories and read them to my brother.",
     "The {demonym} people like to welcome guests.",
 )  # fmt: skip
 PLACE = (
     "The country lies {side} of the equator.", "On a globe you see it {side} of the equator.",
-    "A phone call to the country begins with the code {code}.", "The name of the country begins with the letter {letter}.",
+    "A phone call to the country begins with the code {code}.",
+    "The name of the country begins with the letter {letter}.",
     "The name of the capital begins with the letter {letter2}.", "It is {size} than {other}.",
     "By area the country is {size} than {other}.", "Its name stands in the index under the letter {letter}.",
 )  # fmt: skip
@@ -143,28 +146,35 @@ ESSAY = (
     "That surprised me when I first read it.", "I think that everyone in my class should know it.",
 )  # fmt: skip
 CLOSE_ESSAY = (
-    "This is all that I wanted to write.", "I hope that you liked my essay.", "One day I want to see it with my own eyes.",
+    "This is all that I wanted to write.", "I hope that you liked my essay.",
+    "One day I want to see it with my own eyes.",
     "I found all of this in the library of our school.", "My friend Ana wrote about another country.",
 )  # fmt: skip
 OPEN_QUIZ = (
     "Here are some questions about {x}, each with its answer.", "How well do you know {x}?",
-    "This quiz is about {x}.", "Ask your friends these questions about {x}.", "A small quiz for a rainy day, about {x}.",
+    "This quiz is about {x}.", "Ask your friends these questions about {x}.",
+    "A small quiz for a rainy day, about {x}.",
 )  # fmt: skip
 CLOSE_QUIZ = (
-    "If you knew all of the answers, you know the country well.", "Try the quiz again tomorrow and see what you remember.",
+    "If you knew all of the answers, you know the country well.",
+    "Try the quiz again tomorrow and see what you remember.",
     "Did you know them all? Then try the quiz about another country.", "Those were the questions of today.",
 )  # fmt: skip
 PADDING = (
     "Maps change slowly, but they do change.", "Whoever reads this page may take a pencil and make notes.",
-    "A good atlas has a page for every country of the world.", "There is much more to say, but one page is not a book.",
+    "A good atlas has a page for every country of the world.",
+    "There is much more to say, but one page is not a book.",
     "Old maps sometimes show other borders and other names.", "It is best to look at a map while you read this.",
     "Those who travel with open eyes learn something every day.", "Teachers like to ask about such things in class.",
-    "Nobody can know everything, but everyone can learn a little more.", "One could talk about it for a whole evening.",
+    "Nobody can know everything, but everyone can learn a little more.",
+    "One could talk about it for a whole evening.",
     "The more one reads about far places, the nearer they seem.", "A globe on the desk helps to see how things lie.",
 )  # fmt: skip
-NAMES = "Ana Ben Carla David Elif Finn Grace Hugo Ines Jonas Kira Liam Mia Noah Olga Pavel Rosa Sami Tara Yusuf".split()
+NAMES = """Ana Ben Carla David Elif Finn Grace Hugo Ines Jonas Kira Liam Mia Noah Olga Pavel Rosa Sami Tara Theo
+    Yusuf""".split()
 OPEN_LETTER = (
-    "Dear {a}, I am writing to you from {x}.", "Dear {a}, greetings from {x}!", "Dear {a}, at last I have time to write from {x}.",
+    "Dear {a}, I am writing to you from {x}.", "Dear {a}, greetings from {x}!",
+    "Dear {a}, at last I have time to write from {x}.",
     "Dear {a}, you asked me for news from {x}, and here it is.", "Dear {a}, this letter comes to you from {x}.",
 )  # fmt: skip
 LETTER = (
@@ -183,7 +193,8 @@ OPEN_FIVE = (
     "Before you travel to {x}, learn these five things.", "If you have one minute, learn five things about {x}.",
 )  # fmt: skip
 OPEN_TALK = (
-    "{a} and {b} look at a map together. They have come to {x}.", "In class, {a} asks and {b} answers. Today it is about {x}.",
+    "{a} and {b} look at a map together. They have come to {x}.",
+    "In class, {a} asks and {b} answers. Today it is about {x}.",
     "{a} helps {b} to learn for a test about {x}.", "On the train {a} and {b} talk about {x}.",
 )  # fmt: skip
 TALK = (
@@ -193,7 +204,7 @@ TALK = (
 
 
 def _words(c: dict, others: list[dict], rng: random.Random) -> dict[str, str]:
-    other = rng.choice(others)
+    other = rng.choice([other for other in others if other is not c] or others)
     return {
         "x": c["the_name"], "X": upper(c["the_name"]), "y": c["capital"], "k": c["continent"],
         "people": _round(c["population"]), "demonym": c["demonym"], "code": c["calling_code"],
@@ -259,7 +270,13 @@ def _letter(t: Teller, borders: tuple) -> list[str]:
 
 
 def _five(t: Teller, borders: tuple) -> list[str]:
-    pools = [(CAPITAL, ABOUT_CAPITAL), (CONTINENT, PLACE), (POPULATION, SPEECH), (borders, BOTH), (PEOPLE, ABOUT_CAPITAL, CAPITAL)]
+    pools = [
+        (CAPITAL, ABOUT_CAPITAL),
+        (CONTINENT, PLACE),
+        (POPULATION, SPEECH),
+        (borders, BOTH),
+        (PEOPLE, ABOUT_CAPITAL, CAPITAL),
+    ]
     t.rng.shuffle(pools)
     return [t.say(OPEN_FIVE), *(f"{number} {t.say(*two)}" for number, two in zip(FIVE, pools, strict=True))]
 
@@ -269,11 +286,15 @@ def _talk(t: Teller, borders: tuple) -> list[str]:
     turns = [(ASK_CAPITAL, ANSWER_CAPITAL, TALK), (ASK_CONTINENT, ANSWER_CONTINENT, TALK), (POPULATION, SPEECH, TALK),
              (ASK_BACK, ANSWER_BACK, TALK), (borders, PLACE)]  # fmt: skip
     t.rng.shuffle(turns)
-    return [t.say(OPEN_TALK, a=a, b=b), *(t.say(*turn, a=a, b=b) for turn in turns), t.say(BOTH, ABOUT_CAPITAL, CONTINENT, a=a, b=b)]
+    return [
+        t.say(OPEN_TALK, a=a, b=b),
+        *(t.say(*turn, a=a, b=b) for turn in turns),
+        t.say(BOTH, ABOUT_CAPITAL, CONTINENT, a=a, b=b),
+    ]
 
 
-GENRES = {"profile": _profile, "travel": _travel, "essay": _essay, "quiz": _quiz, "letter": _letter, "five-things": _five,
-          "conversation": _talk}  # fmt: skip
+GENRES = {"profile": _profile, "travel": _travel, "essay": _essay, "quiz": _quiz, "letter": _letter,
+          "five-things": _five, "conversation": _talk}  # fmt: skip
 TITLES = {"profile": "{X}: a portrait", "travel": "Notes from a journey to {x}", "essay": "My essay about {x}",
           "quiz": "A quiz about {x}", "letter": "A letter from {x}", "five-things": "Five things to know about {x}",
           "conversation": "A talk about {x}", "comparison": "{X} and {z}"}  # fmt: skip

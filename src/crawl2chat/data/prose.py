@@ -70,7 +70,8 @@ KNOWN = (
     "An encyclopedia calls {n} {k}.",
 )  # fmt: skip
 CENTURY = (
-    "{n} was a child of the {century} century.", "The {century} century had just seen many changes, and {n} grew up among them.",
+    "{n} was a child of the {century} century.",
+    "The {century} century had just seen many changes, and {n} grew up among them.",
     "That was in the {century} century.", "The {century} century is the time to which the early years of {n} belong.",
     "A history of the {century} century has a place for the name of {n}.",
 )  # fmt: skip
@@ -80,13 +81,17 @@ NEARBY = (
     "Of nearly the same age was {o}, {ok}.", "Another name from that generation is {o}, {ok}.",
 )  # fmt: skip
 AGE = (
-    "{n} lived for about {age} years.", "It was a life of about {age} years.", "Between the two dates lie about {age} years.",
+    "{n} lived for about {age} years.", "It was a life of about {age} years.",
+    "Between the two dates lie about {age} years.",
 )  # fmt: skip
 PADDING = (
     "This page tells the life in a few lines, and the encyclopedia tells more.",
-    "The years given here are those that most books agree on.", "Much of what is known comes from letters and old papers.",
-    "Other pages of this collection are about people of the same time.", "Some say that a life cannot be told on one page.",
-    "Readers who want to know more should ask for a good book in a library.", "A portrait hangs in more than one museum.",
+    "The years given here are those that most books agree on.",
+    "Much of what is known comes from letters and old papers.",
+    "Other pages of this collection are about people of the same time.",
+    "Some say that a life cannot be told on one page.",
+    "Readers who want to know more should ask for a good book in a library.",
+    "A portrait hangs in more than one museum.",
     "Every life is longer than the page that tells it.", "Old dates are not always certain to the day.",
     "What others wrote about it would fill a shelf.", "It is worth reading more than one account of the same life.",
     "The collection has been put together from many short notes.", "Names were not always written as they are today.",
@@ -107,7 +112,7 @@ def _biography(person: dict, near: list[dict], number: int, rng: random.Random) 
     name, born, died = person["name"], person["born"], person["died"]
     words = {"n": name, "b": str(born), "d": str(died), "k": person["known_as"], "be": be(person),
              "age": str((died or 0) - born), "century": CENTURIES[(born - 1) // 100]}  # fmt: skip
-    extract = opening(person["extract"], 300)
+    extract = opening(person["extract"], 220)
     others = [other for other in near if other["name"] != name] or [person]
 
     def plan(t: Teller) -> list[str]:
@@ -117,7 +122,9 @@ def _biography(person: dict, near: list[dict], number: int, rng: random.Random) 
         return [first, t.say(BIRTH, KNOWN), extract, last]
 
     blocks = [("p", text) for text in write(plan, rng, words, PADDING)]
-    return Page(f"{BIOGRAPHIES}/people/{number:04d}", name, blocks, "biography", facts=[(name, "born"), (name, "known_as")])
+    return Page(
+        f"{BIOGRAPHIES}/people/{number:04d}", name, blocks, "biography", facts=[(name, "born"), (name, "known_as")]
+    )
 
 
 def opening(extract: str, length: int) -> str:

@@ -1,4 +1,4 @@
-"""The schoolbook: pages that are answered from the page itself (read, then copy the name, number or word), and letters.
+"""The schoolbook: pages answered from the page itself (read, then copy the name, number or word), and letters.
 
 Most names on these pages are made up, so that a model can only answer by looking back.
 """
@@ -23,17 +23,20 @@ INSTRUMENTS = "piano violin flute guitar trumpet harp cello".split()
 # what a passage can say of somebody: ways to say it, ways to ask for it, ways to answer; {p} the person, {v} the value
 TOLD = {
     "town": (
-        ("{p} lives in {v}.", "The home of {p} is in {v}.", "{v} is the town where {p} lives.", "{p} has a house in {v}."),
+        ("{p} lives in {v}.", "The home of {p} is in {v}.", "{v} is the town where {p} lives.",
+         "{p} has a house in {v}."),
         ("Where does {p} live?", "In which town does {p} live?", "What is the name of the town where {p} lives?"),
         ("{v}.", "In {v}.", "{p} lives in {v}.", "It is {v}."),
     ),
     "pet": (
-        ("{p} has {av} at home.", "The animal of {p} is {av}.", "Every evening {p} feeds {av}.", "{av2} belongs to {p}."),
+        ("{p} has {av} at home.", "The animal of {p} is {av}.", "Every evening {p} feeds {av}.",
+         "{av2} belongs to {p}."),
         ("What animal does {p} have?", "Which animal does {p} feed?", "What kind of animal belongs to {p}?"),
         ("{av2}.", "{p} has {av}.", "It is {av}."),
     ),
     "pet_name": (
-        ("The dog of {p} is called {v}.", "{p} has a dog named {v}.", "A dog with the name {v} sleeps at the door of {p}."),
+        ("The dog of {p} is called {v}.", "{p} has a dog named {v}.",
+         "A dog with the name {v} sleeps at the door of {p}."),
         ("What is the dog of {p} called?", "What is the name of the dog of {p}?", "How is the dog of {p} called?"),
         ("{v}.", "The dog is called {v}.", "Its name is {v}."),
     ),
@@ -48,17 +51,20 @@ TOLD = {
         ("{av2}.", "{p} is {av}.", "{p} works as {av}."),
     ),
     "year": (
-        ("{p} was born in {v}.", "In {v} {p} was born.", "{p} came into the world in {v}.", "The year {v} is when {p} was born."),
+        ("{p} was born in {v}.", "In {v} {p} was born.", "{p} came into the world in {v}.",
+         "The year {v} is when {p} was born."),
         ("When was {p} born?", "In what year was {p} born?", "What year was {p} born in?"),
         ("{v}.", "In {v}.", "{p} was born in {v}.", "It was in {v}."),
     ),
     "food": (
-        ("For breakfast {p} likes {v}.", "{p} eats {v} every morning.", "There is nothing that {p} likes more than {v}."),
+        ("For breakfast {p} likes {v}.", "{p} eats {v} every morning.",
+         "There is nothing that {p} likes more than {v}."),
         ("What does {p} like to eat?", "What does {p} like for breakfast?", "Which food does {p} like?"),
         ("{v2}.", "{p} likes {v}.", "It is {v}."),
     ),
     "friend": (
-        ("The best friend of {p} is {v}.", "{p} often plays chess with {v}.", "{v} has been a friend of {p} for years."),
+        ("The best friend of {p} is {v}.", "{p} often plays chess with {v}.",
+         "{v} has been a friend of {p} for years."),
         ("Who is the friend of {p}?", "With whom is {p} friends?", "What is the name of the friend of {p}?"),
         ("{v}.", "It is {v}.", "The friend of {p} is {v}."),
     ),
@@ -82,13 +88,15 @@ TOLD = {
         ("How many children does {p} have?", "How many children live in the house of {p}?"),
         ("{v2}.", "{p} has {v} children.", "There are {v} of them."),
     ),
-}
+}  # fmt: skip
 OPEN_READING = (
     "Read this text and then answer the questions.", "Here is a short text with questions.", "Read carefully.",
     "The answers to the questions are all in the text.", "Read the text twice before you look at the questions.",
     "This is an exercise in reading.",
 )  # fmt: skip
-OPEN_QUESTIONS = ("Now the questions.", "Here are the questions.", "What have you read?", "Now answer these questions.")
+OPEN_QUESTIONS = (
+    "Now the questions.", "Here are the questions.", "What have you read?", "Now answer these questions.",
+)  # fmt: skip
 
 
 def made_up(rng: random.Random) -> str:
@@ -103,8 +111,16 @@ def somebody(rng: random.Random) -> str:
 
 
 def _value(kind: str, rng: random.Random) -> str:
-    pools = {"pet": ANIMALS, "colour": COLOURS, "trade": TRADES, "food": FOODS, "day": DAYS, "bought": THINGS,
-             "instrument": INSTRUMENTS, "count": NUMBERS}  # fmt: skip
+    pools = {
+        "pet": ANIMALS,
+        "colour": COLOURS,
+        "trade": TRADES,
+        "food": FOODS,
+        "day": DAYS,
+        "bought": THINGS,
+        "instrument": INSTRUMENTS,
+        "count": NUMBERS,
+    }
     if kind in pools:
         return rng.choice(pools[kind])
     if kind == "year":
@@ -151,16 +167,26 @@ def people_readings(people: list[dict], rng: random.Random) -> list[Page]:
     """Short texts about real people and what can be answered from them."""
     result = []
     for number, person in enumerate(people):
-        words = {"p": person["name"], "v": str(person["born"]), "be": be(person), "k": person["known_as"],
-                 "K": upper(person["known_as"])}  # fmt: skip
+        words = {
+            "p": person["name"],
+            "v": str(person["born"]),
+            "be": be(person),
+            "k": person["known_as"],
+            "K": upper(person["known_as"]),
+        }
         start = opening(person["extract"], 150)
 
         def plan(t: Teller, words: dict = words, start: str = start) -> list[str]:
             told, asked, answered = TOLD["year"]
             questions = [t.say(asked, answered, **words), t.say(ASK_WHO, ANSWER_WHO, **words)]
             t.rng.shuffle(questions)
-            return [t.say(OPEN_READING), f"{start} {t.say(SAID, told, **words)}", t.say(OPEN_QUESTIONS), " ".join(questions),
-                    t.say(CLOSE_READING)]  # fmt: skip
+            return [
+                t.say(OPEN_READING),
+                f"{start} {t.say(SAID, told, **words)}",
+                t.say(OPEN_QUESTIONS),
+                " ".join(questions),
+                t.say(CLOSE_READING),
+            ]
 
         blocks = [("p", text) for text in write(plan, rng, words, MORE_READING)]
         facts = [(person["name"], "born"), (person["name"], "known_as")]
@@ -171,11 +197,13 @@ def people_readings(people: list[dict], rng: random.Random) -> list[Page]:
 
 MORE_READING = (
     "One reads a text best with a pencil in the hand.", "Some words in a text are more important than others.",
-    "Look for names, for places and for years while you read.", "Do not hurry when you read a text for the first time.",
+    "Look for names, for places and for years while you read.",
+    "Do not hurry when you read a text for the first time.",
     "A text about a person often begins with the name.", "It helps to read the hard sentences aloud.",
     "Whoever reads a lot will soon read fast.", "A good reader asks who, when, where and why.",
     "A quiet corner is the best place to read.", "Some answers are short, and others need a whole sentence.",
-    "Mark each line that you do not understand.", "Two pairs of eyes see more than one.", "Learn the new words by heart and use them tomorrow.",
+    "Mark each line that you do not understand.", "Two pairs of eyes see more than one.",
+    "Learn the new words by heart and use them tomorrow.",
 )  # fmt: skip
 CLOSE_READING = (
     "If you did not know an answer, look at the text again.", "Check each answer with the words of the text.",
@@ -188,10 +216,12 @@ OPEN_LETTER = (
     "Dear {a}, I hope that this letter finds you well.", "Dear {a}, I have some news for you.",
 )  # fmt: skip
 LETTER_NEWS = (
-    "We have moved to {town}, and our new house has {colour} walls.", "My sister has learned to play the {instrument}.",
+    "We have moved to {town}, and our new house has {colour} walls.",
+    "My sister has learned to play the {instrument}.",
     "I have a new teacher for {subject}, and I like the lessons.", "We now have {animal} in the garden.",
     "In {month} we will travel to {town} by train.", "On {day} I baked {food} for the first time.",
-    "My brother works as {trade} in {town}.", "I read {count} books in {month}.", "Our school will have a feast on {day}.",
+    "My brother works as {trade} in {town}.", "I read {count} books in {month}.",
+    "Our school will have a feast on {day}.",
     "I lost my {colour} {thing} on the way to school.", "My grandmother turned ninety in {month}.",
     "There was a storm, and a tree fell on the old barn.", "A new family has come to live next door.",
     "I have started to learn {subject} with my cousin.", "Last {day} we saw {animal} by the river.",
@@ -199,16 +229,19 @@ LETTER_NEWS = (
 )  # fmt: skip
 LETTER_FEEL = (
     "I was very glad about it.", "At first I did not like it, but now I do.", "You would have laughed.",
-    "My mother says that it is good for me.", "I think of you when I am there.", "It was more work than I had thought.",
+    "My mother says that it is good for me.", "I think of you when I am there.",
+    "It was more work than I had thought.",
     "Nobody had told us before.", "I wish that you had been with us.", "Perhaps you can come and see it.",
 )  # fmt: skip
 LETTER_ASK = (
-    "How is your work?", "Is your {animal2} well again?", "Do you still play the {instrument}?", "What is new in {town2}?",
+    "How is your work?", "Is your {animal2} well again?", "Do you still play the {instrument}?",
+    "What is new in {town2}?",
     "Have you read any good books?", "Can you come to visit us in {month}?", "Did you get my card from {town2}?",
     "Please tell me about your new school.", "Please bring your {thing} when you come.",
 )  # fmt: skip
 LETTER_END = (
-    "With best wishes, your friend {b}.", "Yours, {b}.", "I send you a warm hug. Your {b}.", "Write back soon! Your {b}.",
+    "With best wishes, your friend {b}.", "Yours, {b}.", "I send you a warm hug. Your {b}.",
+    "Write back soon! Your {b}.",
     "Greetings to your family from your old friend {b}.", "Until we see each other again, your {b}.",
 )  # fmt: skip
 
@@ -222,13 +255,27 @@ def letters(count: int, rng: random.Random) -> list[Page]:
         news = []
         for _ in range(4):
             kinds = {kind: _value(kind, t.rng) for kind in ("town", "colour", "instrument", "day", "food", "count")}
-            more = {"animal": an(t.rng.choice(ANIMALS)), "trade": an(t.rng.choice(TRADES)), "thing": t.rng.choice(THINGS),
-                    "month": t.rng.choice(MONTHS), "subject": t.rng.choice(SUBJECTS)}  # fmt: skip
+            more = {
+                "animal": an(t.rng.choice(ANIMALS)),
+                "trade": an(t.rng.choice(TRADES)),
+                "thing": t.rng.choice(THINGS),
+                "month": t.rng.choice(MONTHS),
+                "subject": t.rng.choice(SUBJECTS),
+            }
             news.append(t.say(LETTER_NEWS, LETTER_FEEL, **kinds, **more))
-        ask = {"animal2": t.rng.choice(ANIMALS), "town2": _value("town", t.rng), "month": t.rng.choice(MONTHS),
-               "instrument": t.rng.choice(INSTRUMENTS), "thing": t.rng.choice(THINGS)}  # fmt: skip
-        return [f"{t.say(OPEN_LETTER, a=a)} {news[0]}", f"{news[1]} {news[2]}", f"{news[3]} {t.say(LETTER_ASK, **ask)}",
-                t.say(LETTER_ASK, LETTER_END, b=b, **ask)]  # fmt: skip
+        ask = {
+            "animal2": t.rng.choice(ANIMALS),
+            "town2": _value("town", t.rng),
+            "month": t.rng.choice(MONTHS),
+            "instrument": t.rng.choice(INSTRUMENTS),
+            "thing": t.rng.choice(THINGS),
+        }
+        return [
+            f"{t.say(OPEN_LETTER, a=a)} {news[0]}",
+            f"{news[1]} {news[2]}",
+            f"{news[3]} {t.say(LETTER_ASK, **ask)}",
+            t.say(LETTER_ASK, LETTER_END, b=b, **ask),
+        ]
 
     for number in range(count):
         blocks = [("p", text) for text in write(plan, rng, {})]
@@ -237,7 +284,8 @@ def letters(count: int, rng: random.Random) -> list[Page]:
 
 
 OPEN_LIST = (
-    "{a} has written a list for the day.", "Here is the list of {a}.", "This is what {a} packed for the journey to {town}.",
+    "{a} has written a list for the day.", "Here is the list of {a}.",
+    "This is what {a} packed for the journey to {town}.",
     "{a} went to the market in {town} with a list.", "On the table of {a} there lies a list.",
 )  # fmt: skip
 LIST = (
@@ -253,7 +301,8 @@ ANSWER_ORDER = ("{Item}.", "It is {item}.", "The {nth} thing is {item}.", "That 
 LIST_MORE = (
     "Before noon {a} had everything but one thing.", "The bag was heavy, and {b} helped to carry it.",
     "{b} wanted to add something, but there was no more room.", "A list helps you not to forget.",
-    "{a} read the list to {b} in a loud voice.", "{b} has a shorter list.", "When a thing is done, {a} draws a line under it.",
+    "{a} read the list to {b} in a loud voice.", "{b} has a shorter list.",
+    "When a thing is done, {a} draws a line under it.",
 )  # fmt: skip
 ASK_LENGTH = ("How many things are on the list?", "How long is the list?", "How many things did {a} write down?")
 ANSWER_LENGTH = ("{Count}.", "There are {count} things on the list.", "The list has {count} things.")
@@ -265,16 +314,24 @@ AFTER = (
 
 def lists(count: int, rng: random.Random) -> list[Page]:
     """Lists told in prose, and questions about their order."""
-    goods = [f"a {colour} {thing}" if colour != "orange" else f"an {colour} {thing}" for colour in COLOURS for thing in THINGS]
+    goods = [f"{an(colour)} {thing}" for colour in COLOURS for thing in THINGS]
 
     def plan(t: Teller) -> list[str]:
         items = t.rng.sample(goods, t.rng.choice((3, 4))) + t.rng.sample(FOODS, t.rng.choice((1, 2)))
         t.rng.shuffle(items)
         number = dict(zip(range(2, 9), NUMBERS, strict=False))[len(items)]
-        words = {"a": somebody(t.rng), "b": rng.choice(GIRLS + BOYS), "town": _value("town", t.rng), "count": number,
-                 "Count": upper(number), "items": and_list(items)}  # fmt: skip
+        words = {
+            "a": somebody(t.rng),
+            "b": rng.choice(GIRLS + BOYS),
+            "town": _value("town", t.rng),
+            "count": number,
+            "Count": upper(number),
+            "items": and_list(items),
+        }
         asked = t.rng.sample(range(len(items)), 3)
-        questions = [t.say(ASK_ORDER, ANSWER_ORDER, nth=ORDER[i], item=items[i], Item=upper(items[i]), **words) for i in asked]
+        questions = [
+            t.say(ASK_ORDER, ANSWER_ORDER, nth=ORDER[i], item=items[i], Item=upper(items[i]), **words) for i in asked
+        ]
         i = t.rng.randrange(len(items) - 1)
         follow = t.say(AFTER, one=items[i], two=items[i + 1])
         return [

@@ -7,10 +7,10 @@ from crawl2chat.data.wording import Teller, an, write
 
 HOST = "https://storybook.example.org"
 
-GIRLS = """Ada Anna Bella Clara Daisy Ella Emma Fatima Greta Hana Ida Jana Julia Kim Lea Lily Lina Maya Mira Nina Nora
-    Olivia Pia Rita Ruth Sara Sofia Tilda Vera Wanda Yara Zoe""".split()
-BOYS = """Adam Ali Anton Bruno Dan Emil Felix Georg Hans Henry Ivan Jack Jan Karl Leo Luca Mark Max Milo Nico Omar Oscar
-    Otto Paul Peter Ravi Sam Theo Tim Tom Victor Will""".split()
+GIRLS = """Ada Anna Bella Clara Daisy Ella Emma Fatima Greta Hana Ida Jana Julia Kim Lea Lily Lina Maya Mira Nina
+    Nora Olivia Pia Rita Ruth Sara Sofia Tilda Vera Wanda Yara Zoe""".split()
+BOYS = """Adam Ali Anton Bruno Dan Emil Felix Georg Hans Henry Ivan Jack Jan Karl Leo Luca Mark Max Milo Nico Omar
+    Oscar Otto Paul Peter Ravi Sam Theo Tim Tom Victor Will""".split()
 ANIMALS = "cat dog rabbit fox owl duck horse goat mouse bear frog hen squirrel donkey turtle crow".split()
 COLOURS = "red blue green yellow white black brown grey orange purple".split()
 THINGS = "kite ball drum lamp book boat hat box bell basket key cup coat clock map ring spoon umbrella".split()
@@ -24,10 +24,12 @@ OPEN = (
     "Once upon a time there was a child named {a}.", "There once was a child called {a} who lived near the {place}.",
     "In a small house by the {place} lived {a}.", "{a} lived with {her} family at the edge of the {place}.",
     "One morning {a} woke up early.", "It was a sunny day, and {a} wanted to play.", "{a} had a friend named {b}.",
-    "Long ago, near a quiet {place}, there lived a child named {a}.", "On a cold morning {a} put on {her} {colour} coat.",
+    "Long ago, near a quiet {place}, there lived a child named {a}.",
+    "On a cold morning {a} put on {her} {colour} coat.",
 )  # fmt: skip
 HAPPY_END = (
-    "{a} went home with a smile.", "That night {a} slept very well.", "From that day on, {a} and {b} were best friends.",
+    "{a} went home with a smile.", "That night {a} slept very well.",
+    "From that day on, {a} and {b} were best friends.",
     "They laughed and ate {food} together.", "And everyone in the {place} was happy.", "It had been a good day.",
     "{a} told the story to {her} mother, and {her} mother gave {a} a hug.", "They all lived in peace after that.",
     "{a} never forgot that day.", "Then the sun went down, and it was time for bed.",
@@ -40,16 +42,19 @@ LESSON = (
 )  # fmt: skip
 SCENE = (
     "The sky was {colour2} that day, and a soft wind went through the {place}.", "In the {place} everyone was busy.",
-    "The {trade} waved from across the street.", "Somewhere {an_animal2} made a noise.", "It smelled of fresh {food2}.",
+    "The {trade} waved from across the street.", "Somewhere {an_animal2} made a noise.",
+    "It smelled of fresh {food2}.",
     "{b} was humming a song.", "An old woman sat in the sun and watched.", "The path was long, but the day was young.",
-    "There were {colour2} flowers on both sides of the road.", "{a} took a deep breath.", "{a} and {b} looked at each other.",
+    "There were {colour2} flowers on both sides of the road.", "{a} took a deep breath.",
+    "{a} and {b} looked at each other.",
     "{A_size} cloud came over the hill.", "Nobody said a word for a while.", "{b} had never seen such a thing.",
     "In the distance a bell rang {count} times.", "The grass was still wet from the night.",
 )  # fmt: skip
 LOST = (
     (
         "{a} had {a_colour} {thing}.", "Of all {her} things, {a} loved {her} {colour} {thing} most.",
-        "For {her} birthday {a} had been given {a_colour} {thing}.", "{a} owned {a_size} {thing}, and it was {colour}.",
+        "For {her} birthday {a} had been given {a_colour} {thing}.",
+        "{a} owned {a_size} {thing}, and it was {colour}.",
     ),
     (
         "One day the {thing} was gone.", "But in the morning the {thing} was not there.",
@@ -80,14 +85,16 @@ LOST = (
         "The {animal} had taken the {thing} to make a bed.", "The {animal} was playing with the {colour} {thing}.",
     ),
     (
-        "{a} gave the {animal} some {food} and took the {thing} back.", "The {animal} gave it back and got some {food}.",
+        "{a} gave the {animal} some {food} and took the {thing} back.",
+        "The {animal} gave it back and got some {food}.",
         "{a} laughed and picked up the {thing}.", "{b} lifted the {animal}, and {a} took the {thing}.",
     ),
-)
+)  # fmt: skip
 HELP = (
     (
         "On the way to the {place}, {a} heard a small voice.", "Near the {place}, {a} heard somebody call for help.",
-        "While {a} was walking to the {place}, there was a cry.", "{a} was picking berries when a sound came from the {place}.",
+        "While {a} was walking to the {place}, there was a cry.",
+        "{a} was picking berries when a sound came from the {place}.",
     ),
     (
         "It was {an_animal} whose foot was stuck.", "{a_animal} had fallen into a hole.",
@@ -107,7 +114,8 @@ HELP = (
     ),
     (
         "{b} brought a rope and {a_colour} {thing}.", "With {a_colour} {thing} they made a kind of bridge.",
-        "{b} held the {thing}, and {a} held the {animal}.", "Together they lifted the {animal} with {a_colour} {thing}.",
+        "{b} held the {thing}, and {a} held the {animal}.",
+        "Together they lifted the {animal} with {a_colour} {thing}.",
     ),
     (
         "In the end the {animal} was free.", "One more pull, and the {animal} was safe.",
@@ -119,17 +127,19 @@ HELP = (
     ),
     (
         "Some days later {a} lost {her} way in the {place}.", "Later that year there was much snow, and {a} was lost.",
-        "The next week {a} came to a river and could not cross.", "Not long after, {a} could not get home in the dark.",
+        "The next week {a} came to a river and could not cross.",
+        "Not long after, {a} could not get home in the dark.",
     ),
     (
         "Then the {animal} came and showed {a} the way.", "Who came to help? It was the same {animal}.",
         "The {animal} heard {a} and led {him} home.", "The {animal} saw {a} and walked in front of {him} to the door.",
     ),
-)
+)  # fmt: skip
 MARKET = (
     (
         "The mother of {a} gave {him} {count} coins for {food}.", "{a} had {count} coins and wanted to buy {food}.",
-        "{a} was sent to the {trade} with {count} coins.", "With {count} coins in {her} pocket, {a} went out to buy {food}.",
+        "{a} was sent to the {trade} with {count} coins.",
+        "With {count} coins in {her} pocket, {a} went out to buy {food}.",
     ),
     (
         "The way led past the old bridge.", "On the way {a} sang a song about {an_animal}.",
@@ -157,20 +167,23 @@ MARKET = (
     ),
     (
         "What a kind child, said the {trade}.", "The {trade} smiled and gave them more {food} than they had paid for.",
-        "You may have the {food} and keep your coins, said the {trade}.", "The {trade} put a {size} extra piece into the bag.",
+        "You may have the {food} and keep your coins, said the {trade}.",
+        "The {trade} put a {size} extra piece into the bag.",
     ),
     (
-        "On the way home the two of them ate some of the {food}.", "{b} carried the bag, and {a} carried the {animal}.",
+        "On the way home the two of them ate some of the {food}.",
+        "{b} carried the bag, and {a} carried the {animal}.",
         "They walked home hand in hand.", "The bag was heavy, so they took turns.",
     ),
-)
+)  # fmt: skip
 CONTEST = (
     (
         "Every year there was a contest in the {place}.", "The {trade} of the {place} called all children together.",
         "A paper on the wall said that there would be a race.", "Who can build the best {thing}? asked the {trade}.",
     ),
     (
-        "{a} wanted to win more than anything.", "{a} said that {she} would try.", "All the children were excited, and so was {a}.",
+        "{a} wanted to win more than anything.", "{a} said that {she} would try.",
+        "All the children were excited, and so was {a}.",
         "{b} said, I will win, and {a} said, we will see.",
     ),
     (
@@ -182,7 +195,8 @@ CONTEST = (
         "{b} worked just as hard.", "{b} painted a {thing} in {colour}.",
     ),
     (
-        "Then the great day came.", "On the day of the contest the sun was shining.", "It rained a little, but nobody went home.",
+        "Then the great day came.", "On the day of the contest the sun was shining.",
+        "It rained a little, but nobody went home.",
         "All the people came, and even {an_animal} sat on the fence.",
     ),
     (
@@ -201,31 +215,37 @@ CONTEST = (
         "The {trade} gave both of them some {food}.", "You two have won a friend, said the {trade}.",
         "For kind hearts there is a prize too, said the {trade}.", "The {trade} hung a ribbon on both of them.",
     ),
-)
+)  # fmt: skip
 NIGHT = (
     (
-        "One night {a} could not sleep.", "It was late, but {a} was still awake.", "The moon shone into the room of {a}.",
+        "One night {a} could not sleep.", "It was late, but {a} was still awake.",
+        "The moon shone into the room of {a}.",
         "In the middle of the night {a} heard a noise.",
     ),
     (
-        "Tap, tap, tap, it went at the window.", "Something moved behind the curtain.", "There was a soft sound under the bed.",
+        "Tap, tap, tap, it went at the window.", "Something moved behind the curtain.",
+        "There was a soft sound under the bed.",
         "The noise came from the kitchen.",
     ),
     (
-        "Is it a ghost, thought {a}.", "{a} pulled the blanket over {her} head.", "{a} held {her} breath and listened.",
+        "Is it a ghost, thought {a}.", "{a} pulled the blanket over {her} head.",
+        "{a} held {her} breath and listened.",
         "{a} wanted to call {her} father, but no word came out.",
     ),
     (
-        "Then {a} took the {thing} from the chair.", "At last {a} lit the lamp.", "{a} counted to {count} and stood up.",
+        "Then {a} took the {thing} from the chair.", "At last {a} lit the lamp.",
+        "{a} counted to {count} and stood up.",
         "Be brave, said {a} to {her} toy bear.",
     ),
     (
-        "Step by step {a} went nearer.", "The floor was cold under {her} feet.", "The door made a long sound when it opened.",
+        "Step by step {a} went nearer.", "The floor was cold under {her} feet.",
+        "The door made a long sound when it opened.",
         "{a} walked on tiptoe through the dark.",
     ),
     (
         "And what did {a} see? It was {a_size} {animal}!", "There sat {an_animal} and ate the {food}.",
-        "In the light of the lamp stood {a_colour} {animal}.", "It was only {an_animal} that had come in from the rain.",
+        "In the light of the lamp stood {a_colour} {animal}.",
+        "It was only {an_animal} that had come in from the rain.",
     ),
     (
         "Good evening, said the {animal}, I am sorry for the noise.", "The {animal} was more afraid than {a}.",
@@ -236,10 +256,12 @@ NIGHT = (
         "They sat by the fire until it was warm.", "{a} made a bed for the {animal} in {a_colour} box.",
     ),
     (
-        "In the morning {b} came and said, that is my {animal}!", "The next day they learned that the {animal} belonged to {b}.",
-        "In the morning the {animal} was gone, but there was {a_thing} on the chair.", "When the sun rose, the {animal} was still asleep.",
+        "In the morning {b} came and said, that is my {animal}!",
+        "The next day they learned that the {animal} belonged to {b}.",
+        "In the morning the {animal} was gone, but there was {a_thing} on the chair.",
+        "When the sun rose, the {animal} was still asleep.",
     ),
-)
+)  # fmt: skip
 PLANT = (
     (
         "{a} was given a seed by the {trade}.", "In an old coat {a} discovered {count} seeds.",
@@ -250,7 +272,8 @@ PLANT = (
         "{b} showed {a} how deep a seed must lie.", "Behind the house was a sunny spot, and there {a} put it.",
     ),
     (
-        "Every morning {a} gave it water.", "{a} sat beside it each day after school.", "{a} sang to it and told it stories.",
+        "Every morning {a} gave it water.", "{a} sat beside it each day after school.",
+        "{a} sang to it and told it stories.",
         "{a} carried water from the well in {a_colour} can.",
     ),
     (
@@ -270,28 +293,34 @@ PLANT = (
         "Come quickly, called {a}, it is growing!", "First came one leaf, and then another.",
     ),
     (
-        "One day {an_animal} wanted to eat it.", "A strong wind bent it down.", "{a_animal} ran through the {place} and stepped near it.",
+        "One day {an_animal} wanted to eat it.", "A strong wind bent it down.",
+        "{a_animal} ran through the {place} and stepped near it.",
         "In the summer there was too little rain.",
     ),
     (
-        "{a} and {b} built a fence of sticks.", "{a} tied it to {a_colour} stick.", "{b} brought a bucket of water, and then another.",
+        "{a} and {b} built a fence of sticks.", "{a} tied it to {a_colour} stick.",
+        "{b} brought a bucket of water, and then another.",
         "{a} put {a_colour} {thing} next to it to keep it safe.",
     ),
     (
         "In autumn it was taller than {a}.", "At the end of the summer it had {colour} flowers.",
-        "The flowers were {colour}, and bees came to visit them.", "When the leaves turned yellow, there was fruit for everyone.",
+        "The flowers were {colour}, and bees came to visit them.",
+        "When the leaves turned yellow, there was fruit for everyone.",
     ),
-)
+)  # fmt: skip
 PLOTS = {"lost": LOST, "help": HELP, "market": MARKET, "contest": CONTEST, "night": NIGHT, "seed": PLANT}
-TITLES = ("{a} and the {animal}", "The {colour} {thing}", "{a} in the {place}", "{a}, {b} and the {thing}", "A story about {a}")
+TITLES = (
+    "{a} and the {animal}", "The {colour} {thing}", "{a} in the {place}", "{a}, {b} and the {thing}",
+    "A story about {a}",
+)  # fmt: skip
 NUMBERS = "two three four five six seven eight nine ten twelve".split()
 
 
 def hero(rng: random.Random) -> dict[str, str]:
-    """A child's name with its pronouns: {"name", "she", "her"}."""
+    """A child's name with its pronouns: {"name", "she", "her" (possessive), "him"}."""
     girl = rng.random() < 0.5
-    return {"name": rng.choice(GIRLS if girl else BOYS), "she": "she" if girl else "he", "her": "her" if girl else "his",
-            "him": "her" if girl else "him"}  # fmt: skip
+    words = ("she", "her", "her") if girl else ("he", "his", "him")
+    return dict(zip(("name", "she", "her", "him"), (rng.choice(GIRLS if girl else BOYS), *words), strict=True))
 
 
 def _words(rng: random.Random) -> dict[str, str]:
@@ -302,7 +331,8 @@ def _words(rng: random.Random) -> dict[str, str]:
     return {
         "a": one["name"], "she": one["she"], "her": one["her"], "b": two["name"], "her2": two["her"], "animal": animal,
         "an_animal": an(animal), "a_animal": an(animal).capitalize(), "colour": colour, "a_colour": an(colour),
-        "thing": thing, "a_thing": an(thing), "size": size, "a_size": an(size), "A_size": an(size).capitalize(), "place": rng.choice(PLACES),
+        "thing": thing, "a_thing": an(thing), "size": size, "a_size": an(size), "A_size": an(size).capitalize(),
+        "place": rng.choice(PLACES),
         "colour2": rng.choice(COLOURS), "an_animal2": an(rng.choice(ANIMALS)), "food2": rng.choice(FOODS),
         "him": one["him"], "food": rng.choice(FOODS), "trade": rng.choice(TRADES), "count": rng.choice(NUMBERS),
     }  # fmt: skip

@@ -52,8 +52,8 @@ def thin(sources: Sources, scale: float) -> Sources:
         count = min(len(rows), max(8, round(len(rows) * scale)))
         return [rows[i * len(rows) // count] for i in range(count)]
 
-    foreign = {language: some(rows) for language, rows in sources.foreign.items()}
-    return Sources(some(sources.articles), some(sources.countries), some(sources.elements), some(sources.people), foreign)
+    kinds = (sources.articles, sources.countries, sources.elements, sources.people)
+    return Sources(*map(some, kinds), {language: some(rows) for language, rows in sources.foreign.items()})
 
 
 def write_pages(sources: Sources, seed: int, scale: float) -> list[Page]:

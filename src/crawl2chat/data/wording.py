@@ -76,17 +76,17 @@ def write(
     rng: random.Random,
     words: dict[str, str],
     padding: tuple[str, ...] = (),
-    tries: int = 40,
+    tries: int = 48,
 ) -> list[str]:
     """Paragraphs of the first draw of `plan` that reads as prose (the last draw, if none of `tries` does).
 
-    After each quarter of the tries one more sentence of `padding` ends every paragraph, as long as there are any: a
+    After each sixth of the tries one more sentence of `padding` ends every paragraph, as long as there are any: a
     long name may not be too large a part of a short page.
     """
     for attempt in range(tries):
         paragraphs = plan(Teller(rng, words))
         more = iter(rng.sample(padding, len(padding)))
-        for _ in range(4 * attempt // tries):
+        for _ in range(6 * attempt // tries):
             paragraphs = [f"{text} {next(more, '')}".rstrip() for text in paragraphs]
         if reads_as_prose("\n".join(paragraphs)):
             break
@@ -94,7 +94,7 @@ def write(
 
 
 def and_list(items: list[str]) -> str:
-    """"a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
