@@ -86,11 +86,11 @@ launch() { # STAGE RECIPE: as line 2 of the recipe says, with python or with acc
     local line config words=("$python")
     line=$(sed -n 2p "$2")
     config=$(grep -oE 'accelerate_configs/[a-z0-9_]+\.yaml' <<<"$line")
-    if [[ $line == *"accelerate launch"* ]]; then
+    if [ "${config##*/}" = cpu.yaml ]; then
+        # the one process that accelerate would start, without a second import of torch, or a traceback over the stage's line
+        words=(env ACCELERATE_USE_CPU=true "$python")
+    elif [[ $line == *"accelerate launch"* ]]; then
         words+=(-m accelerate.commands.launch ${config:+--config_file "$config"})
-        if [ "${config##*/}" = cpu.yaml ]; then
-            words+=(--num_cpu_threads_per_process "${OMP_NUM_THREADS:-$(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN)}")
-        fi
     fi
     "${words[@]}" "scripts/$1.py" "$2"
 }

@@ -1,5 +1,6 @@
 """lifecycle.sh: which stages run, which are skipped, what it says when one fails. The stages here are fakes."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
 STAGES = ["data", "tokenizer", "pretrain"]
@@ -48,10 +50,11 @@ def house(tmp_path):
         (tmp_path / f"scripts/{stage}.py").write_text(SCRIPT)
         write_recipe(tmp_path, stage)
     python = tmp_path / ".venv/bin/python"
-    python.write_text(
-        f'#!/bin/bash\necho "$*" >>calls.txt\nwhile [ "${{1#scripts/}}" = "$1" ] && [ "$1" != -c ]; do shift; done\n'
-        f'exec {sys.executable} "$@"\n'
-    )
+    log_then_drop_the_launcher = """#!/bin/bash
+[ "$1" = -c ] || echo "$*" >>calls.txt
+while [ "${1#scripts/}" = "$1" ] && [ "$1" != -c ]; do shift; done
+"""
+    python.write_text(f'{log_then_drop_the_launcher}exec {sys.executable} "$@"\n')
     python.chmod(0o755)
     return tmp_path
 
@@ -156,16 +159,60 @@ def test_an_interrupt_names_the_stage_and_the_command(house):
 
 
 def test_line_two_of_the_recipe_decides_between_python_and_accelerate(house):
-    write_recipe(house, "pretrain", launch="accelerate launch --config_file accelerate_configs/cpu.yaml")
+    write_recipe(house, "tokenizer", launch="accelerate launch --config_file accelerate_configs/cpu.yaml")
+    write_recipe(house, "pretrain", launch="accelerate launch --config_file accelerate_configs/ddp.yaml")
     lifecycle(house)
-    calls = (house / "calls.txt").read_text().splitlines()
-    assert calls[0] == "scripts/data.py recipes/data.yaml"
-    launch = "-m accelerate.commands.launch --config_file accelerate_configs/cpu.yaml --num_cpu_threads_per_process"
-    assert calls[2].startswith(launch)
-    assert calls[2].endswith("scripts/pretrain.py recipes/pretrain.yaml")
+    data, tokenizer, pretrain = (house / "calls.txt").read_text().splitlines()
+    assert data == "scripts/data.py recipes/data.yaml"
+    assert tokenizer == "scripts/tokenizer.py recipes/tokenizer.yaml"  # one process on the CPU needs no launcher
+    launcher = "-m accelerate.commands.launch --config_file accelerate_configs/ddp.yaml"
+    assert pretrain == f"{launcher} scripts/pretrain.py recipes/pretrain.yaml"
 
 
 def test_it_can_be_called_from_another_folder(house):
     command = ["bash", "../scripts/lifecycle.sh", "../recipes", "--to", "data"]
     done = subprocess.run(command, cwd=house / "scripts", capture_output=True)
     assert done.returncode == 0 and (house / "run/data/metrics.json").exists()
+
+
+# the real stages, smaller
+
+SMALLER = {
+    "data": {"web_scale": 0.15, "drills": 2000},
+    "pretrain": {"max_steps": 40, "eval_steps": 20, "held_out_documents": 16},
+    "sample": {"draws": 4, "max_new_tokens": 16},
+    "sft": {"max_steps": 10},
+    "eval": {"max_new_tokens": 32, "max_length": 128},
+}
+LESS = {"train": 60, "test": 10, "n": 10}  # of every task
+
+
+def shrink(value: object) -> None:
+    """Fewer rows of every task below `value`."""
+    for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        shrink(child)
+    if isinstance(value, dict):
+        value.update({key: min(value[key], most) for key, most in LESS.items() if isinstance(value.get(key), int)})
+
+
+@pytest.mark.slow
+def test_the_laptops_lifecycle_runs_from_raw_pages_to_a_report(tmp_path):
+    yaml = YAML()
+    (tmp_path / "recipes").mkdir()
+    for path in sorted((ROOT / "recipes/laptop").glob("*.yaml")):
+        recipe = yaml.load(path.read_text(encoding="utf-8").replace("output/laptop", str(tmp_path / "run")))
+        shrink(recipe)
+        recipe.update({key: value for key, value in SMALLER.get(path.stem, {}).items()})
+        with open(tmp_path / "recipes" / path.name, "w", encoding="utf-8") as handle:
+            yaml.dump(recipe, handle)
+    command = ["bash", "scripts/lifecycle.sh", str(tmp_path / "recipes")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    numbers = json.loads((tmp_path / "run/report/report.json").read_text())
+    for key in ("data/documents_kept", "tokenizer/vocab_size", "pretrain/tokens", "sft/train_loss", "total_seconds"):
+        assert numbers[key] > 0, key
+    assert numbers["data/documents_kept"] + numbers["data/documents_rejected"] == numbers["data/documents_read"]
+    assert {"eval/sft/identity/accuracy", "eval/sft/ended/share", "peak_memory_gb"} <= set(numbers)
+    assert "report: " in done.stdout and "chat: " in done.stdout and "Who are you?" in done.stdout
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert again.stdout.count("complete, skipped") == 8
