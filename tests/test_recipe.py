@@ -245,7 +245,7 @@ def test_a_run_leaves_its_recipe_and_is_no_longer_complete(recipe):
 
 def test_a_missing_input_names_the_stage_that_writes_it(recipe, capsys):
     Path("data.yaml").write_text("# pages\noutput_dir: output/data\n")
-    path = recipe("output_dir: out\nsources:\n  - path: output/data/shards\npages: ./x*.jsonl\n")
+    path = recipe("output_dir: out\nsources:\n  - path: output/data/shards\nmodel: {words: output/data/w}\npages: ./x*.jsonl\n")
     for flags in ((), ("--dry_run",)):
         with pytest.raises(SystemExit) as stop:
             parse_recipe(Stage, args=[path, *flags])
@@ -253,7 +253,8 @@ def test_a_missing_input_names_the_stage_that_writes_it(recipe, capsys):
         errors = capsys.readouterr().err.splitlines()
         assert errors == [
             "r.yaml:3: sources[0].path output/data/shards is missing; `python scripts/data.py data.yaml` writes it",
-            "r.yaml:4: pages ./x*.jsonl is missing; check the path",
+            "r.yaml:5: pages ./x*.jsonl is missing; check the path",
+            "r.yaml:4: model.words output/data/w is missing; `python scripts/data.py data.yaml` writes it",
         ]
     assert not Path("out").exists()
 
@@ -268,6 +269,12 @@ def test_a_dry_run_prints_the_plan_and_touches_nothing(recipe, capsys):
     assert "sources[0].path: owner/name:all (hub, not checked)" in shown and "pages: ./x*.jsonl (exists)" in shown
     assert "r.yaml --max_steps 3" in shown and "writes  out" in shown
     assert not Path("out").exists()
+
+
+def test_an_output_dir_that_cannot_be_written_is_one_line(recipe):
+    Path("out").write_text("a file")
+    with pytest.raises(SystemExit, match="error: out/below: cannot be written"):
+        parse_recipe(Stage, args=[recipe("output_dir: out/below\n")])
 
 
 def test_help_lists_every_key_with_its_default(recipe, capsys):

@@ -51,8 +51,10 @@ def _named(config: Any, prefix: str) -> Iterator[tuple[str, str, bool]]:
             yield from ((inner, path, False) for inner, path in _paths(key, value) if path not in BUILDERS)
         elif name == "data_files" and values.get("path") in BUILDERS:
             yield from ((inner, path, True) for inner, path in _paths(key, value))
-        elif is_dataclass(value) or (isinstance(value, dict) and name == "env"):
+        elif is_dataclass(value):
             yield from _named(value, f"{key}.")
+        elif isinstance(value, dict):  # a task's knobs: what lies in a run's folder is what an earlier stage wrote
+            yield from ((inner, path, True) for inner, path in _paths(key, value) if path.startswith("output/"))
         elif isinstance(value, list | tuple):
             for i, child in enumerate(value):
                 if is_dataclass(child) or isinstance(child, dict):

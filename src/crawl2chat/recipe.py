@@ -30,7 +30,7 @@ from crawl2chat.recipe_checks import (
     unknown,
 )
 from crawl2chat.recipe_tree import SECRET, SECRET_ADVICE, Node, RecipeError, read_text, read_yaml, refuse, says
-from crawl2chat.stage import write_text
+from crawl2chat.stage import fail, write_text
 
 # what `env:` may set: names that load no code, hold no secret, and are read late enough to still count
 ENVIRONMENT = (
@@ -81,13 +81,16 @@ def parse_recipe(*dataclass_types: type, args: list[str] | None = None) -> tuple
         raise SystemExit(0)
     output_dir = next((config.output_dir for config in recipe.configs if getattr(config, "output_dir", None)), None)
     if output_dir and main_process:
-        Path(output_dir, "metrics.json").unlink(missing_ok=True)
-        write_text(Path(output_dir, "recipe.yaml"), recipe.text)
+        try:
+            Path(output_dir, "metrics.json").unlink(missing_ok=True)
+            write_text(Path(output_dir, "recipe.yaml"), recipe.text)
+        except OSError as error:
+            fail(f"{output_dir}: cannot be written ({error.strerror}); output_dir must be a folder, with room in it")
     return recipe.configs
 
 
 def load_recipe(*dataclass_types: type, args: list[str], plan_only: bool = False) -> Recipe:
-    """Read and check; touches no file and prints nothing. Raises RecipeError with every complaint.
+    """Read, check, set `env:` and build; writes no file and prints nothing. Raises RecipeError with every complaint.
 
     `plan_only` builds TrainingArguments as for the CPU where there is no GPU: a GPU recipe can be checked anywhere.
     """
