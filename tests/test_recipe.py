@@ -245,7 +245,9 @@ def test_a_run_leaves_its_recipe_and_is_no_longer_complete(recipe):
 
 def test_a_missing_input_names_the_stage_that_writes_it(recipe, capsys):
     Path("data.yaml").write_text("# pages\noutput_dir: output/data\n")
-    path = recipe("output_dir: out\nsources:\n  - path: output/data/shards\nmodel: {words: output/data/w}\npages: ./x*.jsonl\n")
+    text = "output_dir: out\nsources:\n  - path: output/data/shards\nmodel: {words: output/data/w}\n"
+    text += "pages: ./x*.jsonl\n"
+    path = recipe(text)
     for flags in ((), ("--dry_run",)):
         with pytest.raises(SystemExit) as stop:
             parse_recipe(Stage, args=[path, *flags])
