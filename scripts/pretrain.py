@@ -15,6 +15,7 @@ import torch
 from transformers import TrainingArguments, set_seed
 
 from crawl2chat.model import build_model, check_fit, count_parameters, cpu_has_bf16, flops_per_token, peak_flops
+from crawl2chat.muon import muon_optimizer
 from crawl2chat.pretraining import PackedRows, PretrainingTrainer, Source, held_out_texts, write_tokens
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.recipe import parse_recipe
@@ -31,6 +32,9 @@ class PretrainConfig:
     max_length: int = field(default=1024, metadata={"help": "tokens a row", "ge": 8})
     held_out_share: float = field(default=0.01, metadata={"help": "share of documents never trained on", "gt": 0, "lt": 0.5})
     held_out_documents: int = field(default=64, metadata={"help": "held-out documents scored a source", "gt": 0})
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "train the hidden matrices by Muon at this rate, the rest by AdamW", "gt": 0}
+    )
     prompts: list[str] = field(default_factory=list, metadata={"help": "continued at every evaluation"})
 
 
@@ -70,6 +74,10 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
     print(f"pretrain: {count_parameters(model):,} parameters, {tokens:,} tokens, {flops * tokens:.2e} FLOPs")
 
     # trainer
+    optimizer = None
+    if config.muon_learning_rate:
+        rates = training_args.learning_rate, config.muon_learning_rate
+        optimizer = muon_optimizer(model, *rates, training_args.weight_decay)
     shares = {source.name: weight / sum(weights) for source, weight in zip(config.datasets, weights, strict=True)}
     trainer = PretrainingTrainer(
         model=model,
@@ -79,6 +87,7 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
         processing_class=tokenizer,
         shares={s.name: shares[s.name] * s.bytes / len(s.ids) for s in sources},
         prompts=config.prompts,
+        optimizers=(optimizer, None),
     )
 
     # train
@@ -95,6 +104,7 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
     metrics = {
         "parameters": count_parameters(model),
         "tokens": tokens,
+        "muon": int(optimizer is not None),
         "real_prose_share": sum(shares[source.name] for source in config.datasets if source.real_prose),
         "train_loss": trainer.recent_loss(),
         "tokens_per_second": speed,

@@ -17,9 +17,10 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from crawl2chat.mixture import Part, mix
 from crawl2chat.model import check_fit, cpu_has_bf16, load_model
+from crawl2chat.muon import muon_optimizer
 from crawl2chat.protocol import IM_END, load_tokenizer
 from crawl2chat.recipe import parse_recipe
-from crawl2chat.stage import finish, write_text
+from crawl2chat.stage import fail, finish, write_text
 
 
 @dataclass
@@ -27,6 +28,9 @@ class MixtureConfig:
     """What is trained on."""
 
     datasets: list[Part] = field(metadata={"help": "the mixture: path, fraction of its rows"})
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "train the hidden matrices by Muon at this rate, the rest by AdamW", "gt": 0}
+    )
 
 
 RECIPE = (MixtureConfig, SFTConfig, ModelConfig)
@@ -49,17 +53,25 @@ def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfi
         print(f"sft: {line}")
 
     # model
-    model = load_model(model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32)
+    attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
+    model = load_model(model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32, **attention)
     check_fit(model, tokenizer, model_args.model_name_or_path)
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
 
     # trainer
+    optimizer = None
+    if config.muon_learning_rate:
+        if model_args.use_peft:
+            fail("sft: muon_learning_rate is for full finetuning; take it out of the recipe, or use_peft: false")
+        rates = training_args.learning_rate, config.muon_learning_rate
+        optimizer = muon_optimizer(model, *rates, training_args.weight_decay)
     trainer = SFTTrainer(
         model=model,
         args=training_args,
         train_dataset=train_dataset,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
+        optimizers=(optimizer, None),
     )
 
     # train

@@ -147,6 +147,7 @@ class PretrainingTrainer(Trainer):
     def __init__(self, *args, shares: dict[str, float], prompts: Sequence[str], **kwargs):
         super().__init__(*args, data_collator=collate, **kwargs)
         self.shares, self.prompts = shares, list(prompts)
+        self.max_length = self.train_dataset.max_length
         self.model_accepts_loss_kwargs = False
 
     def _get_train_sampler(self, dataset: Dataset | None = None) -> SequentialSampler:
@@ -158,7 +159,7 @@ class PretrainingTrainer(Trainer):
         texts = defaultdict(list)
         for row in eval_dataset or self.eval_dataset:
             texts[row["source"]].append(row["text"])
-        scores = {name: bits_per_byte(model, self.processing_class, part) for name, part in texts.items()}
+        scores = {name: bits_per_byte(model, self.processing_class, part, self.max_length) for name, part in texts.items()}
         total = sum(self.shares[name] for name in scores)
         mean = sum(self.shares[name] * score for name, score in scores.items()) / total
         metrics = {"eval_bits_per_byte": mean, **{f"eval_bits_per_byte_{name}": score for name, score in scores.items()}}

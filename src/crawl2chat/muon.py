@@ -1,0 +1,99 @@
+"""Muon for the hidden matrices and AdamW for the rest, as one optimizer that a Trainer can schedule, save and resume.
+
+Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the step is scaled to AdamW's size as in
+Liu et al. 2025, "Muon is scalable for LLM training". The arithmetic is torch.optim.Muon's (a test holds them together);
+matrices of one shape are orthogonalised in one batch, which on a CPU and for small matrices is several times faster.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable
+
+import torch
+from torch.optim.adamw import adamw
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, Jordan et al. 2024
+
+
+def orthogonalise(matrices: torch.Tensor, steps: int = 5) -> torch.Tensor:
+    """The nearest semi-orthogonal matrices, roughly, by Newton-Schulz in bf16. (batch, rows, columns) -> the same."""
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16()
+    tall = x.shape[-2] > x.shape[-1]
+    if tall:
+        x = x.mT
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """One optimizer of two kinds of groups: {"muon": True} by Muon, {"muon": False} by AdamW.
+
+    Args:
+        params: parameter groups, each with "muon", "lr" and "weight_decay"; see `muon_groups`.
+        momentum: Muon's, with Nesterov's look ahead.
+        betas, eps: AdamW's.
+    """
+
+    def __init__(
+        self, params: Iterable[dict], momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
+    ):
+        super().__init__(params, {"lr": 1e-3, "weight_decay": 0.0, "muon": False})
+        self.momentum, self.betas, self.eps = momentum, betas, eps
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        for group in self.param_groups:
+            params = [p for p in group["params"] if p.grad is not None]
+            if params:
+                (self._muon if group["muon"] else self._adamw)(params, group)
+
+    def _muon(self, params: list[torch.Tensor], group: dict) -> None:
+        shapes = defaultdict(list)
+        for p in params:
+            buffer = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p.grad))
+            buffer.lerp_(p.grad, 1 - self.momentum)
+            shapes[p.shape].append((p, p.grad.lerp(buffer, self.momentum)))
+        for (rows, columns), pairs in shapes.items():
+            updates = orthogonalise(torch.stack([update for _, update in pairs])).to(pairs[0][0].dtype)
+            size = 0.2 * max(rows, columns) ** 0.5  # the root mean square of an AdamW step
+            for (p, _), update in zip(pairs, updates, strict=True):
+                p.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-group["lr"] * size)
+
+    def _adamw(self, params: list[torch.Tensor], group: dict) -> None:
+        for p in params:
+            if not self.state[p]:
+                self.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+        states = [self.state[p] for p in params]
+        adamw(
+            params,
+            [p.grad for p in params],
+            [state["exp_avg"] for state in states],
+            [state["exp_avg_sq"] for state in states],
+            [],
+            [state["step"] for state in states],
+            amsgrad=False,
+            beta1=self.betas[0],
+            beta2=self.betas[1],
+            lr=group["lr"],
+            weight_decay=group["weight_decay"],
+            eps=self.eps,
+            maximize=False,
+        )
+
+
+def muon_optimizer(model: torch.nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float) -> Muon:
+    """Muon with `muon_learning_rate` on the hidden matrices; AdamW with `learning_rate`, undecayed, on embeddings, head and vectors."""
+    ends = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    hidden = [p for p in trained if p.ndim == 2 and id(p) not in ends]
+    chosen = {id(p) for p in hidden}
+    rest = [p for p in trained if id(p) not in chosen]
+    return Muon(
+        [
+            {"params": hidden, "muon": True, "lr": muon_learning_rate, "weight_decay": weight_decay},
+            {"params": rest, "muon": False, "lr": learning_rate, "weight_decay": 0.0},
+        ]
+    )
