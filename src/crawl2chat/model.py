@@ -23,11 +23,11 @@ PEAK_FLOPS = {
 def build_model(config: dict, tokenizer: PreTrainedTokenizerBase, pad_vocab_to: int = 64) -> PreTrainedModel:
     """A causal language model with random weights.
 
-    `config` holds `model_type` (llama, qwen3, gpt2, ...) and that architecture's own keys. The vocabulary is the
-    tokenizer's, rounded up to a multiple of `pad_vocab_to` for faster matrix products.
+    `config` holds `model_type` (llama, qwen3, gpt2, ...), that architecture's own keys, and perhaps `attn_implementation`
+    for the training run (it is not saved). The vocabulary is the tokenizer's, rounded up to a multiple of `pad_vocab_to` for faster matrix products.
     """
     config = dict(config)
-    model_type = config.pop("model_type", None)
+    model_type, attention = config.pop("model_type", None), config.pop("attn_implementation", None)
     if model_type is None:
         fail("model: a model from random weights needs `model_type` (llama, qwen3, gpt2, ...) in the recipe's `model:`")
     default = AutoConfig.for_model(model_type)
@@ -38,7 +38,7 @@ def build_model(config: dict, tokenizer: PreTrainedTokenizerBase, pad_vocab_to: 
     vocab_size = -(-len(tokenizer) // pad_vocab_to) * pad_vocab_to
     ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
     config = AutoConfig.for_model(model_type, vocab_size=vocab_size, pad_token_id=tokenizer.pad_token_id, **ids, **config)
-    return AutoModelForCausalLM.from_config(config)
+    return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 
 def load_model(path: str | Path, **kwargs) -> PreTrainedModel:
