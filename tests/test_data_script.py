@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from crawl2chat.data.pages import HOSTS
 from crawl2chat.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -281,6 +282,7 @@ def test_a_missing_input_is_found_before_the_run() -> None:
     assert done.returncode == 1 and "nowhere.warc.gz" in done.stderr
 
 
-def test_the_laptops_recipe_parses() -> None:
+def test_the_laptops_recipe_parses_and_knows_every_host_of_its_web() -> None:
     recipe = load_recipe(*script.RECIPE, args=[str(ROOT / "recipes" / "laptop" / "data.yaml")])
     assert recipe.configs[0].make_web and recipe.configs[0].drills > 0
+    assert recipe.configs[0].sources == HOSTS

@@ -9,7 +9,10 @@ from functools import lru_cache
 
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, strip_strings
 
-QUIRK = "IS_ALPHA"  # a word that spaCy stumbles over, and datatrove then takes out of the text
+# where a piece's neighbours can matter after all: emoticons and double quotes, which spaCy also finds across blanks,
+# and a word that it stumbles over (datatrove then takes it out of the text)
+ODD = re.compile(r"[:;=][^\w\s]|[^\w\s][:;=]|8-?\)|\(-?8|['’]\s+['’]|IS_ALPHA")
+APART = " word "
 MOST = 300_000  # pieces remembered at once: about 100 MB
 
 
@@ -32,11 +35,18 @@ class English(SpaCyTokenizer):
         if len(self.words) > MOST:
             self.words.clear()
             self.marks.clear()
-        ends = self.tokenizer.get_pipe("sentencizer").punct_chars
+        ends, exceptions = self.tokenizer.get_pipe("sentencizer").punct_chars, self.tokenizer.tokenizer.rules
+        plain = [piece for piece in pieces if piece.isascii() and piece.isalpha() and piece not in exceptions]
+        for piece in plain:  # nothing but letters: no rule of spaCy's applies
+            self.words[piece], self.marks[piece] = [piece], [(0, False, False)]
+        pieces = [piece for piece in pieces if piece not in self.words]
         with self.tokenizer.memory_zone():
-            tokens = iter(self.tokenizer.tokenizer(" ".join(pieces)))
+            # a plain word between pieces, so that no special case (an emoticon, say) is found across two of them
+            tokens = iter(self.tokenizer.tokenizer(APART.join(pieces)))
             offset = 0
-            for piece in pieces:
+            for number, piece in enumerate(pieces):
+                if number:
+                    next(tokens)
                 words, marks, inside = [], [], 0
                 while inside < len(piece):
                     token = next(tokens)
@@ -44,10 +54,10 @@ class English(SpaCyTokenizer):
                     marks.append((inside, token.text in ends, token.is_punct))
                     inside = token.idx + len(token.text) - offset
                 self.words[piece], self.marks[piece] = strip_strings(words), marks
-                offset += len(piece) + 1
+                offset += len(piece) + len(APART)
 
     def word_tokenize(self, text: str) -> list[str]:
-        if QUIRK in text:
+        if ODD.search(text):
             return super().word_tokenize(text)
         pieces = text.split()
         self.learn([piece for piece in set(pieces) if piece not in self.words])
@@ -56,7 +66,7 @@ class English(SpaCyTokenizer):
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of each sentence; one begins at the first word after marks that end one, as in spaCy."""
         if (
-            not text or QUIRK in text or re.search(r"[^\S ]|  |^ | $", text)
+            not text or ODD.search(text) or re.search(r"[^\S ]|  |^ | $", text)
         ):  # there, white space is a token of its own
             return super().span_tokenize(text)
         pieces = text.split(" ")
