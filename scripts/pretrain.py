@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from transformers import TrainingArguments, set_seed
 
-from crawl2chat.model import build_model, check_fit, count_parameters, cpu_has_bf16, flops_per_token, peak_flops
+from crawl2chat.model import bf16_where_fast, build_model, check_fit, count_parameters, flops_per_token, peak_flops
 from crawl2chat.muon import muon_optimizer
 from crawl2chat.pretraining import PackedRows, PretrainingTrainer, Source, held_out_texts, write_tokens
 from crawl2chat.protocol import load_tokenizer
@@ -44,8 +44,7 @@ RECIPE = (PretrainConfig, TrainingArguments)
 def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
     torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
     set_seed(training_args.seed)
-    if training_args.device.type == "cpu" and cpu_has_bf16():
-        training_args.bf16 = True  # twice fp32's speed there
+    bf16_where_fast(training_args)
 
     # tokenizer
     tokenizer = load_tokenizer(config.tokenizer)

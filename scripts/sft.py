@@ -16,7 +16,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from crawl2chat.mixture import Part, mix
-from crawl2chat.model import check_fit, cpu_has_bf16, load_model
+from crawl2chat.model import bf16_where_fast, check_fit, load_model
 from crawl2chat.muon import muon_optimizer
 from crawl2chat.protocol import IM_END, load_tokenizer
 from crawl2chat.recipe import parse_recipe
@@ -39,8 +39,7 @@ RECIPE = (MixtureConfig, SFTConfig, ModelConfig)
 def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfig) -> None:
     torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
     set_seed(training_args.seed)
-    if training_args.device.type == "cpu":
-        training_args.bf16 = cpu_has_bf16()  # SFTConfig would switch it on everywhere
+    bf16_where_fast(training_args)
 
     # tokenizer: a turn's end is the end of the text from here on
     tokenizer = load_tokenizer(model_args.model_name_or_path)

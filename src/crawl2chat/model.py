@@ -4,7 +4,13 @@ import platform
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainingArguments,
+)
 
 from crawl2chat.stage import fail
 
@@ -93,6 +99,16 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
+
+
+def bf16_where_fast(training_args: TrainingArguments) -> None:
+    """On a CPU, train in bf16 exactly where the processor is made for it: twice fp32's speed there, and slower elsewhere.
+
+    Arguments are frozen into `mixed_precision` when they are made, so both are set.
+    """
+    if training_args.device.type == "cpu":
+        training_args.bf16 = cpu_has_bf16()
+        training_args.mixed_precision = "bf16" if training_args.bf16 else "no"
 
 
 def cpu_has_bf16() -> bool:

@@ -176,6 +176,7 @@ class PretrainingTrainer(Trainer):
         return metrics
 
     def recent_loss(self, last: int = 5) -> float:
-        """Mean of the last logged training losses (nats a token)."""
-        losses = [row["loss"] for row in self.state.log_history if "loss" in row]
+        """Mean of the last logged training losses (nats a token); of the whole run where it was too short to log any."""
+        history = self.state.log_history
+        losses = [row["loss"] for row in history if "loss" in row] or [row["train_loss"] for row in history if "train_loss" in row]
         return sum(losses[-last:]) / len(losses[-last:])
