@@ -47,7 +47,9 @@ def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfi
 
     # dataset
     with training_args.main_process_first(desc="mixture"):
-        train_dataset, counts = mix(config.datasets, tokenizer, training_args.max_length, training_args.seed)
+        train_dataset, counts = mix(
+            config.datasets, tokenizer, training_args.max_length, training_args.train_batch_size, training_args.seed
+        )
     for line in counts.lines:
         print(f"sft: {line}")
 
