@@ -182,13 +182,14 @@ SMALLER = {
     "tokenizer": {"vocab_size": 2048},
     "pretrain": {
         "max_steps": 40,
+        "logging_steps": 10,
         "eval_steps": 20,
         "warmup_steps": 4,
         "lr_scheduler_kwargs": {"num_decay_steps": 16},
         "held_out_documents": 8,
     },
     "sample": {"draws": 4, "max_new_tokens": 16},
-    "sft": {"max_steps": 10},
+    "sft": {"max_steps": 10, "logging_steps": 5, "warmup_steps": 2},
     "eval": {"max_new_tokens": 32, "max_length": 128},
 }
 LESS = {"train": 60, "test": 10, "n": 10, "rows": 40}  # of every task
