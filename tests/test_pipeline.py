@@ -13,7 +13,7 @@ from datatrove.utils.word_tokenizers import SpaCyTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawl2chat.data import pipeline, steps, warc
+from crawl2chat.data import pipeline, steps, warc, words
 from crawl2chat.data.funnel import Funnel, Step, judge
 from crawl2chat.data.words import english
 
@@ -224,6 +224,17 @@ def test_words_and_sentences_are_those_of_datatroves_tokenizer(text: str) -> Non
 )
 def test_words_and_sentences_are_those_of_datatroves_tokenizer_on_any_text(parts: list[str]) -> None:
     same("".join(parts))
+
+
+def test_what_is_remembered_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "MOST", 3)
+    tokenizer = words.English()
+    for _ in range(3):
+        assert tokenizer.word_tokenize("One (two) three four, five and six.") == SPACY.word_tokenize(
+            "One (two) three four, five and six."
+        )
+        assert tokenizer.word_tokenize("Seven five") == ["Seven", "five"]
+    assert len(tokenizer.words) < 12
 
 
 def test_a_page_that_hangs_or_kills_its_extractor_is_rejected_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

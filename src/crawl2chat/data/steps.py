@@ -95,13 +95,15 @@ class Tally(PipelineStep):
         self.progress = progress
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        self.stat_update("documents", "bytes", value=0)
+        documents = total = 0
         for document in data:
-            self.stat_update("documents")
-            self.stat_update("bytes", value=size(document))
+            documents += 1
+            total += size(document)
             if self.progress:
                 self.progress()
             yield document
+        self.stat_update("documents", value=documents)
+        self.stat_update("bytes", value=total)
 
 
 class Pages(PipelineStep):

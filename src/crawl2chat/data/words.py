@@ -6,12 +6,14 @@ once. The words are those of datatrove's own tokenizer, and so are the filters' 
 
 import re
 from functools import lru_cache
+from itertools import chain
 
 from datatrove.utils.word_tokenizers import SpaCyTokenizer, strip_strings
 
 # where a piece's neighbours can matter after all: emoticons and double quotes, which spaCy also finds across blanks,
 # and a word that it stumbles over (datatrove then takes it out of the text)
 ODD = re.compile(r"[:;=][^\w\s]|[^\w\s][:;=]|8-?\)|\(-?8|['’]\s+['’]|IS_ALPHA")
+BLANKS = re.compile(r"[^\S ]|  |^ | $")  # white space that is a token of its own
 APART = " word "
 MOST = 300_000  # pieces remembered at once: about 100 MB
 
@@ -22,7 +24,7 @@ class English(SpaCyTokenizer):
     def __init__(self):
         super().__init__("en")
         self.words: dict[str, list[str]] = {}
-        # a piece's tokens as (offset, ends a sentence, is punctuation)
+        # the tokens as (offset, ends a sentence, is punctuation) of a piece that is no plain word
         self.marks: dict[str, list[tuple[int, bool, bool]]] = {}
 
     def __reduce__(self) -> tuple:
@@ -30,15 +32,10 @@ class English(SpaCyTokenizer):
 
     def learn(self, pieces: list[str]) -> None:
         """Cut pieces that are new, all in one text."""
-        if not pieces:
-            return
-        if len(self.words) > MOST:
-            self.words.clear()
-            self.marks.clear()
         ends, exceptions = self.tokenizer.get_pipe("sentencizer").punct_chars, self.tokenizer.tokenizer.rules
-        plain = [piece for piece in pieces if piece.isascii() and piece.isalpha() and piece not in exceptions]
-        for piece in plain:  # nothing but letters: no rule of spaCy's applies
-            self.words[piece], self.marks[piece] = [piece], [(0, False, False)]
+        for piece in pieces:  # nothing but letters: no rule of spaCy's applies
+            if piece.isascii() and piece.isalpha() and piece not in exceptions:
+                self.words[piece] = [piece]
         pieces = [piece for piece in pieces if piece not in self.words]
         with self.tokenizer.memory_zone():
             # a plain word between pieces, so that no special case (an emoticon, say) is found across two of them
@@ -57,28 +54,38 @@ class English(SpaCyTokenizer):
                 offset += len(piece) + len(APART)
 
     def word_tokenize(self, text: str) -> list[str]:
-        if ODD.search(text):
-            return super().word_tokenize(text)
-        pieces = text.split()
-        self.learn([piece for piece in set(pieces) if piece not in self.words])
-        return [word for piece in pieces for word in self.words[piece]]
+        return super().word_tokenize(text) if ODD.search(text) else list(chain.from_iterable(self.cut(text.split())))
+
+    def cut(self, pieces: list[str]) -> list[list[str]]:
+        """The words of each piece."""
+        try:
+            return [self.words[piece] for piece in pieces]
+        except KeyError:
+            if len(self.words) > MOST:
+                self.words.clear()
+                self.marks.clear()
+            self.learn([piece for piece in set(pieces) if piece not in self.words])
+            return [self.words[piece] for piece in pieces]
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of each sentence; one begins at the first word after marks that end one, as in spaCy."""
-        if (
-            not text or ODD.search(text) or re.search(r"[^\S ]|  |^ | $", text)
-        ):  # there, white space is a token of its own
+        if not text or ODD.search(text) or BLANKS.search(text):
             return super().span_tokenize(text)
         pieces = text.split(" ")
-        self.learn([piece for piece in set(pieces) if piece not in self.words])
+        self.cut(pieces)
         starts, ended, offset = [0], False, 0
         for piece in pieces:
-            for inside, ends_sentence, is_punctuation in self.marks[piece]:
-                if ended and not is_punctuation and not ends_sentence:
-                    starts.append(offset + inside)
-                    ended = False
-                elif ends_sentence:
-                    ended = True
+            marks = self.marks.get(piece)
+            if marks is not None:
+                for inside, ends_sentence, is_punctuation in marks:
+                    if ends_sentence:
+                        ended = True
+                    elif ended and not is_punctuation:
+                        starts.append(offset + inside)
+                        ended = False
+            elif ended:
+                starts.append(offset)
+                ended = False
             offset += len(piece) + 1
         ends = [start - (text[start - 1] == " ") for start in starts[1:]]
         return list(zip(starts, [*ends, len(text)], strict=True))
