@@ -1,4 +1,5 @@
-"""Write conversations for supervised finetuning, and the questions that are held out from it, from the tasks of the recipe.
+"""Write conversations for supervised finetuning, and the questions that are held out from it, from the tasks of the
+recipe.
 
 Reads: facts.jsonl and shards of scripts/data.py
 Writes: <task>/train.jsonl ({"messages", "task"}), <task>/test.jsonl ({"prompt", "answer", ...}), metrics.json
@@ -38,7 +39,9 @@ class ConversationsConfig:
 
     tasks: list[TaskRows] = field(metadata={"help": "one entry a task"})
     output_dir: str = field(metadata={"help": "where the rows go"})
-    search_pages: list[str] = field(default_factory=list, metadata={"help": "shards that search looks into", "reads": True})
+    search_pages: list[str] = field(
+        default_factory=list, metadata={"help": "shards that search looks into", "reads": True}
+    )
     seed: int = field(default=0, metadata={"help": "decides questions and wordings"})
 
 
@@ -75,7 +78,9 @@ def main(config: ConversationsConfig) -> None:
 
         # train
         lines = []
-        for example in task.examples("train", count=entry.train, seed=config.seed, **entry.knobs) if entry.train else ():
+        for example in (
+            task.examples("train", count=entry.train, seed=config.seed, **entry.knobs) if entry.train else ()
+        ):
             messages = converse(example, tools)
             results = [m["content"] for m in messages if m["role"] == "tool"]
             if results and example["answer"].lower() not in results[-1].lower():
@@ -84,7 +89,9 @@ def main(config: ConversationsConfig) -> None:
             asked_in_training.add(json.dumps(example["prompt"]))
             lines.append(json.dumps({"messages": messages, "task": entry.name}))
         if entry.train and not lines:
-            fail(f"conversations: {entry.name} gave no row to train on ({dropped[entry.name]} dropped); check its knobs")
+            fail(
+                f"conversations: {entry.name} gave no row to train on ({dropped[entry.name]} dropped); check its knobs"
+            )
         write_text(output / entry.name / "train.jsonl", "".join(f"{line}\n" for line in lines))
         rows[entry.name] = len(lines)
 
@@ -92,7 +99,8 @@ def main(config: ConversationsConfig) -> None:
         lines = []
         for example in task.examples("test", count=entry.test, seed=config.seed, **entry.knobs) if entry.test else ():
             if json.dumps(example["prompt"]) in asked_in_training:
-                fail(f"conversations: {entry.name} asks a training question in its test split: {example['prompt'][-1]['content']!r}")
+                question = example["prompt"][-1]["content"]
+                fail(f"conversations: {entry.name} asks a training question in its test split: {question!r}")
             lines.append(json.dumps({**example, "task": entry.name}))
         write_text(output / entry.name / "test.jsonl", "".join(f"{line}\n" for line in lines))
 
@@ -100,7 +108,11 @@ def main(config: ConversationsConfig) -> None:
         print(f"conversations: {name}: {count} rows dropped, the tool's result did not hold the answer")
     finish(
         output,
-        {"rows": sum(rows.values()), "dropped": sum(dropped.values()), **{f"rows/{name}": n for name, n in rows.items()}},
+        {
+            "rows": sum(rows.values()),
+            "dropped": sum(dropped.values()),
+            **{f"rows/{name}": n for name, n in rows.items()},
+        },
         read=f"{len(config.tasks)} tasks" + "".join(f", {path}" for path in config.search_pages),
         wrote=str(output),
         headline=f"{sum(rows.values()):,} conversations, {sum(dropped.values())} dropped",

@@ -11,10 +11,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from transformers import TrainingArguments, set_seed
 
-from crawl2chat.model import bf16_where_fast, build_model, check_fit, count_parameters, flops_per_token, peak_flops
+from crawl2chat.model import build_model, check_fit, count_parameters, fast_on_cpu, flops_per_token, peak_flops
 from crawl2chat.muon import muon_optimizer
 from crawl2chat.pretraining import PackedRows, PretrainingTrainer, Source, held_out_texts, write_tokens
 from crawl2chat.protocol import load_tokenizer
@@ -30,7 +29,9 @@ class PretrainConfig:
     tokenizer: str = field(metadata={"help": "a folder of scripts/tokenizer.py", "reads": True})
     datasets: list[Source] = field(metadata={"help": "the mixture"})
     max_length: int = field(default=1024, metadata={"help": "tokens a row", "ge": 8})
-    held_out_share: float = field(default=0.01, metadata={"help": "share of documents never trained on", "gt": 0, "lt": 0.5})
+    held_out_share: float = field(
+        default=0.01, metadata={"help": "share of documents never trained on", "gt": 0, "lt": 0.5}
+    )
     held_out_documents: int = field(default=64, metadata={"help": "held-out documents scored a source", "gt": 0})
     muon_learning_rate: float | None = field(
         default=None, metadata={"help": "train the hidden matrices by Muon at this rate, the rest by AdamW", "gt": 0}
@@ -42,9 +43,8 @@ RECIPE = (PretrainConfig, TrainingArguments)
 
 
 def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
-    torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
     set_seed(training_args.seed)
-    bf16_where_fast(training_args)
+    fast_on_cpu(training_args)
 
     # tokenizer
     tokenizer = load_tokenizer(config.tokenizer)
@@ -117,7 +117,7 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
         metrics,
         read=", ".join(source.path for source in config.datasets),
         wrote=str(output),
-        headline=f"{evaluation['eval_bits_per_byte']:.3f} bits per byte on held-out pages, {speed:,.0f} tokens a second",
+        headline=f"{evaluation['eval_bits_per_byte']:.3f} bits per byte held out, {speed:,.0f} tokens a second",
     )
 
 

@@ -16,7 +16,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from crawl2chat.mixture import Part, mix
-from crawl2chat.model import bf16_where_fast, check_fit, load_model
+from crawl2chat.model import check_fit, fast_on_cpu, load_model
 from crawl2chat.muon import muon_optimizer
 from crawl2chat.protocol import IM_END, load_tokenizer
 from crawl2chat.recipe import parse_recipe
@@ -37,9 +37,8 @@ RECIPE = (MixtureConfig, SFTConfig, ModelConfig)
 
 
 def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfig) -> None:
-    torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
     set_seed(training_args.seed)
-    bf16_where_fast(training_args)
+    fast_on_cpu(training_args)
 
     # tokenizer: a turn's end is the end of the text from here on
     tokenizer = load_tokenizer(model_args.model_name_or_path)
@@ -55,7 +54,9 @@ def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfi
 
     # model
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
-    model = load_model(model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32, **attention)
+    model = load_model(
+        model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32, **attention
+    )
     check_fit(model, tokenizer, model_args.model_name_or_path)
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
 
@@ -84,24 +85,25 @@ def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfi
         return
     output = Path(training_args.output_dir)
     write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row][-5:]
+    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row][-5:] or [result.training_loss]
+    loss, share = sum(losses) / len(losses), counts.supervised / counts.tokens
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     finish(
         output,
         {
-            "train_loss": sum(losses) / len(losses),
+            "train_loss": loss,
             "rows": counts.rows,
             "rows_truncated": counts.truncated,
             "rows_without_answer": counts.without_answer,
             "tokens": counts.tokens,
-            "supervised_token_share": counts.supervised / counts.tokens,
+            "supervised_token_share": share,
             "steps": trainer.state.global_step,
             "trained_parameters": trained,
             "rows_per_second": result.metrics["train_samples_per_second"],
         },
         read=f"{model_args.model_name_or_path}, {len(config.datasets)} datasets",
         wrote=str(output),
-        headline=f"loss {sum(losses) / len(losses):.3f} on {counts.supervised / counts.tokens:.0%} of the tokens, {counts.rows:,} rows",
+        headline=f"loss {loss:.3f} on {share:.0%} of the tokens, {counts.rows:,} rows",
     )
 
 

@@ -18,11 +18,9 @@ from crawl2chat.protocol import PROTOCOL_TOKENS, dress, ladder
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
 
-# GPT-4's splitting (words with one leading mark, contractions, punctuation, white space), but digits one by one, so that a
-# number is its digits and column addition can be learned.
-SPLIT = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
+# GPT-4's splitting (words with one leading mark, contractions, punctuation, white space), but digits one by one, so
+# that a number is its digits and column addition can be learned.
+SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass
@@ -60,7 +58,10 @@ def main(config: TokenizerConfig) -> None:
     # train: bytes are the alphabet, so that no text is ever unknown
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex(SPLIT), "isolated"), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
+        [
+            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -73,7 +74,7 @@ def main(config: TokenizerConfig) -> None:
     # BPE stops without a word where no pair is left that occurs twice
     if tokenizer.get_vocab_size() < config.vocab_size:
         fail(
-            f"tokenizer: {config.vocab_size} tokens were asked for but the text only gave {tokenizer.get_vocab_size()}; "
+            f"tokenizer: {config.vocab_size} tokens were asked for but the text gave {tokenizer.get_vocab_size()}; "
             "give it more text or ask for a smaller vocab_size"
         )
 
@@ -93,7 +94,11 @@ def main(config: TokenizerConfig) -> None:
     write_text(Path(config.output_dir) / "ladder.json", json.dumps({"text": sample[:5000], **steps}, indent=1))
     finish(
         config.output_dir,
-        {"vocab_size": len(tokenizer), "bytes_per_token": bytes_read / tokens, **{f"ladder/{k}": v for k, v in steps.items()}},
+        {
+            "vocab_size": len(tokenizer),
+            "bytes_per_token": bytes_read / tokens,
+            **{f"ladder/{k}": v for k, v in steps.items()},
+        },
         read=", ".join(source.path for source in config.datasets),
         wrote=config.output_dir,
         headline=f"{len(tokenizer):,} tokens, {bytes_read / tokens:.2f} bytes a token",

@@ -3,9 +3,9 @@
 import copy
 
 import torch
+from tests.tiny import tiny_model, tiny_tokenizer
 
 from crawl2chat.muon import Muon, muon_optimizer
-from tests.tiny import tiny_model, tiny_tokenizer
 
 
 def test_a_step_is_torchs_muon_step():

@@ -18,10 +18,15 @@ from crawl2chat.stage import fail
 class Part:
     """One dataset of the mixture: conversations, or pages to keep what pretraining taught (replay)."""
 
-    path: str = field(metadata={"help": "a folder or file of rows, or owner/name:configuration on the hub", "reads": True})
+    path: str = field(
+        metadata={"help": "a folder or file of rows, or owner/name:configuration on the hub", "reads": True}
+    )
     fraction: float = field(default=1.0, metadata={"help": "share of its rows to take; above 1 repeats them", "gt": 0})
     rows: int | None = field(default=None, metadata={"help": "take this many rows instead of a fraction", "gt": 0})
-    column: str = field(default="messages", metadata={"help": "messages: loss on the assistant's words; text: on all", "choices": ["messages", "text"]})
+    column: str = field(
+        default="messages",
+        metadata={"help": "messages: loss on the assistant's words; text: on all", "choices": ["messages", "text"]},
+    )
 
 
 @dataclass
@@ -50,7 +55,13 @@ def check_messages(messages: object, where: str) -> None:
 
 def read_part(part: Part) -> list[dict]:
     """The rows of one part, conversations checked."""
-    rows = list(documents(part.path, (part.column, "tools") if part.column == "messages" else (part.column,), part.rows if part.rows and not Path(part.path).exists() else None))
+    rows = list(
+        documents(
+            part.path,
+            (part.column, "tools") if part.column == "messages" else (part.column,),
+            part.rows if part.rows and not Path(part.path).exists() else None,
+        )
+    )
     for number, row in enumerate(rows, 1):
         if part.column == "messages":
             if isinstance(row["messages"], str):
@@ -65,7 +76,10 @@ def encode(row: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], li
     """(ids, mask), both (seq,): the mask is 1 where a token bears loss."""
     if "messages" in row:
         return loss_mask(tokenizer, row["messages"], tools=row.get("tools"))
-    ids = [tokenizer.convert_tokens_to_ids(END_OF_TEXT), *tokenizer(row["text"], add_special_tokens=False)["input_ids"]]
+    ids = [
+        tokenizer.convert_tokens_to_ids(END_OF_TEXT),
+        *tokenizer(row["text"], add_special_tokens=False)["input_ids"],
+    ]
     return ids, [0] + [1] * (len(ids) - 1)
 
 
@@ -112,7 +126,8 @@ def mix(
             counts.supervised += sum(mask)
         counts.lines.append(
             f"{part.path}: {len(taken)} of {len(rows)} rows, {tokens:,} tokens"
-            + f", {truncated} cut at {max_length} tokens, {without_answer} of them lost their answer and were dropped" * bool(truncated)
+            + f", {truncated} cut at {max_length} tokens, {without_answer} of them lost their answer and were dropped"
+            * bool(truncated)
         )
         counts.tokens += tokens
         counts.truncated += truncated

@@ -1,8 +1,9 @@
 """Muon for the hidden matrices and AdamW for the rest, as one optimizer that a Trainer can schedule, save and resume.
 
-Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the step is scaled to AdamW's size as in
-Liu et al. 2025, "Muon is scalable for LLM training". The arithmetic is torch.optim.Muon's (a test holds them together);
-matrices of one shape are orthogonalised in one batch, which on a CPU and for small matrices is several times faster.
+Muon: Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"; the step is scaled to AdamW's
+size as in Liu et al. 2025, "Muon is scalable for LLM training". The arithmetic is torch.optim.Muon's (a test holds
+them together); matrices of one shape are orthogonalised in one batch, which on a CPU and for small matrices is
+several times faster.
 """
 
 from collections import defaultdict
@@ -38,7 +39,11 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, params: Iterable[dict], momentum: float = 0.95, betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
+        self,
+        params: Iterable[dict],
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+        eps: float = 1e-8,
     ):
         super().__init__(params, {"lr": 1e-3, "weight_decay": 0.0, "muon": False})
         self.momentum, self.betas, self.eps = momentum, betas, eps
@@ -65,7 +70,11 @@ class Muon(torch.optim.Optimizer):
     def _adamw(self, params: list[torch.Tensor], group: dict) -> None:
         for p in params:
             if not self.state[p]:
-                self.state[p] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
+                self.state[p] = {
+                    "step": torch.zeros(()),
+                    "exp_avg": torch.zeros_like(p),
+                    "exp_avg_sq": torch.zeros_like(p),
+                }
         states = [self.state[p] for p in params]
         adamw(
             params,
@@ -84,9 +93,17 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def muon_optimizer(model: torch.nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float) -> Muon:
-    """Muon with `muon_learning_rate` on the hidden matrices; AdamW with `learning_rate`, undecayed, on embeddings, head and vectors."""
-    ends = {id(module.weight) for module in (model.get_input_embeddings(), model.get_output_embeddings()) if module is not None}
+def muon_optimizer(
+    model: torch.nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float
+) -> Muon:
+    """Muon with `muon_learning_rate` on the hidden matrices; AdamW with `learning_rate`, undecayed, on embeddings,
+    head and vectors.
+    """
+    ends = {
+        id(module.weight)
+        for module in (model.get_input_embeddings(), model.get_output_embeddings())
+        if module is not None
+    }
     trained = [p for p in model.parameters() if p.requires_grad]
     hidden = [p for p in trained if p.ndim == 2 and id(p) not in ends]
     chosen = {id(p) for p in hidden}

@@ -27,8 +27,12 @@ class Source:
     """One part of the pretraining mixture."""
 
     name: str = field(metadata={"help": "what metrics call it"})
-    path: str = field(metadata={"help": "a folder of shards, or a dataset on the hub (owner/name:configuration)", "reads": True})
-    weight: float = field(default=1.0, metadata={"help": "share of the training tokens, relative to the others", "gt": 0})
+    path: str = field(
+        metadata={"help": "a folder of shards, or a dataset on the hub (owner/name:configuration)", "reads": True}
+    )
+    weight: float = field(
+        default=1.0, metadata={"help": "share of the training tokens, relative to the others", "gt": 0}
+    )
     real_prose: bool = field(default=False, metadata={"help": "written by people, not by a program of ours"})
     documents: int | None = field(default=None, metadata={"help": "read no more than this many documents", "gt": 0})
 
@@ -40,7 +44,9 @@ def held_out(document_id: str, share: float) -> bool:
 
 @dataclass
 class Tokens:
-    """A source's training tokens on disk (documents shuffled, joined by the end-of-text token) and its held-out texts."""
+    """A source's training tokens on disk (documents shuffled, joined by the end-of-text token) and its held-out
+    texts.
+    """
 
     name: str
     ids: np.ndarray  # (tokens,) memory-mapped, uint16 or uint32
@@ -49,10 +55,16 @@ class Tokens:
     held_out: list[str]
 
 
-def write_tokens(source: Source, tokenizer: PreTrainedTokenizerBase, folder: Path, held_out_share: float, seed: int) -> Tokens:
-    """Encode a source once. The files are keyed by what they depend on, so a second run, or a resumed one, reads them back."""
+def write_tokens(
+    source: Source, tokenizer: PreTrainedTokenizerBase, folder: Path, held_out_share: float, seed: int
+) -> Tokens:
+    """Encode a source once. The files are keyed by what they depend on, so a second run, or a resumed one, reads them
+    back.
+    """
     local = Path(source.path).exists()
-    stamp = [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in shard_files(source.path)] if local else source.path
+    stamp = (
+        [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in shard_files(source.path)] if local else source.path
+    )
     key = repr((stamp, source.documents, held_out_share, seed, tokenizer.backend_tokenizer.to_str()))
     path = folder / f"{source.name}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     meta_file, ids_file = path.with_suffix(".json"), path.with_suffix(".bin")
@@ -69,7 +81,9 @@ def write_tokens(source: Source, tokenizer: PreTrainedTokenizerBase, folder: Pat
         temporary = ids_file.with_suffix(".tmp")
         with open(temporary, "wb") as handle:
             for start in tqdm(range(0, len(kept), 512), desc=f"encode {source.name}", leave=False):
-                for encoding in tokenizer.backend_tokenizer.encode_batch_fast(kept[start : start + 512], add_special_tokens=False):
+                for encoding in tokenizer.backend_tokenizer.encode_batch_fast(
+                    kept[start : start + 512], add_special_tokens=False
+                ):
                     handle.write(end.tobytes() + np.array(encoding.ids, dtype).tobytes())
         os.replace(temporary, ids_file)
         meta = {"bytes": sum(len(t.encode()) for t in kept), "documents": len(kept), "held_out": apart}
@@ -81,8 +95,9 @@ def write_tokens(source: Source, tokenizer: PreTrainedTokenizerBase, folder: Pat
 class PackedRows(Dataset):
     """Row i of the run, for every i: a pure function of the seed, so the position of a run is one number.
 
-    Sources take turns by their weights (each row goes to the source that lags its share most); within a source every epoch
-    cuts the stream at another offset and visits the rows in another order. `self[i]` is {"input_ids": (max_length,) int64}.
+    Sources take turns by their weights (each row goes to the source that lags its share most); within a source every
+    epoch cuts the stream at another offset and visits the rows in another order. `self[i]` is {"input_ids":
+    (max_length,) int64}.
     """
 
     def __init__(self, sources: Sequence[Tokens], weights: Sequence[float], max_length: int, rows: int, seed: int):
@@ -90,7 +105,9 @@ class PackedRows(Dataset):
         shares = np.array(weights) / sum(weights)
         for source in sources:
             if len(source.ids) < 2 * max_length:
-                fail(f"{source.name}: {len(source.ids)} tokens are fewer than two rows of {max_length}; give it more documents")
+                fail(
+                    f"{source.name}: {len(source.ids)} tokens are fewer than two rows of {max_length}; give it more"
+                )
         # the smallest remainder rule: after n rows each source has taken shares * n, give or take one
         taken, self.turns = np.zeros(len(sources)), np.empty((rows, 2), np.int32)
         for i in range(rows):
@@ -151,8 +168,9 @@ class PretrainingTrainer(Trainer):
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean next-token cross-entropy (nats), on the logits in the type the model made them: at a small size their fp32
-        copies cost a fifth of a step. A wrapped model (DDP, DeepSpeed) must be called whole and takes the Trainer's way.
+        """Mean next-token cross-entropy (nats), on the logits in the type the model made them: at a small size their
+        fp32 copies cost a fifth of a step. A wrapped model (DDP, DeepSpeed) must be called whole and takes the
+        Trainer's way.
         """
         if return_outputs or model is not self.accelerator.unwrap_model(model):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
@@ -170,10 +188,15 @@ class PretrainingTrainer(Trainer):
         texts = defaultdict(list)
         for row in eval_dataset or self.eval_dataset:
             texts[row["source"]].append(row["text"])
-        scores = {name: bits_per_byte(model, self.processing_class, part, self.max_length) for name, part in texts.items()}
+        scores = {
+            name: bits_per_byte(model, self.processing_class, part, self.max_length) for name, part in texts.items()
+        }
         total = sum(self.shares[name] for name in scores)
         mean = sum(self.shares[name] * score for name, score in scores.items()) / total
-        metrics = {"eval_bits_per_byte": mean, **{f"eval_bits_per_byte_{name}": score for name, score in scores.items()}}
+        metrics = {
+            "eval_bits_per_byte": mean,
+            **{f"eval_bits_per_byte_{name}": score for name, score in scores.items()},
+        }
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.prompts and self.is_world_process_zero():
@@ -187,7 +210,11 @@ class PretrainingTrainer(Trainer):
         return metrics
 
     def recent_loss(self, last: int = 5) -> float:
-        """Mean of the last logged training losses (nats a token); of the whole run where it was too short to log any."""
+        """Mean of the last logged training losses (nats a token); of the whole run where it was too short to log
+        any.
+        """
         history = self.state.log_history
-        losses = [row["loss"] for row in history if "loss" in row] or [row["train_loss"] for row in history if "train_loss" in row]
+        losses = [row["loss"] for row in history if "loss" in row] or [
+            row["train_loss"] for row in history if "train_loss" in row
+        ]
         return sum(losses[-last:]) / len(losses[-last:])

@@ -43,7 +43,11 @@ def finish(output_dir: str | Path, metrics: dict[str, float], read: str, wrote: 
     number, so that a diverged run never looks complete.
     """
     seconds = time.time() - psutil.Process().create_time()
-    metrics = {**metrics, "seconds": round(metrics.get("seconds", seconds), 1), "peak_memory_gb": round(peak_memory_gb(), 3)}
+    metrics = {
+        **metrics,
+        "seconds": round(metrics.get("seconds", seconds), 1),
+        "peak_memory_gb": round(peak_memory_gb(), 3),
+    }
     for key, value in metrics.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{output_dir}/metrics.json: {key} must be a finite number, got {value!r}")

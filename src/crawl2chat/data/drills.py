@@ -1,7 +1,8 @@
-"""Textbook drill that is no prose to the web's filters: sums worked step by step, spelling, counting, comparing, looking up.
+"""Textbook drill that is no prose to the web's filters: sums worked step by step, spelling, counting, comparing,
+looking up.
 
-It joins the pretraining mixture as a second, named source, as mathematics corpora do. Every drill is written by the task that
-will ask it, in its training split and wordings, so nothing held out for the evaluation can leak.
+It joins the pretraining mixture as a second, named source, as mathematics corpora do. Every drill is written by the
+task that will ask it, in its training split and wordings, so nothing held out for the evaluation can leak.
 """
 
 import random
@@ -18,12 +19,15 @@ TITLES = {
     "calculator": ["Python as a calculator", "Products with Python"],
     "lookup": ["Looking up a register", "A table of people and years"],
 }
-SYLLABLES = ["al", "an", "ar", "bel", "ber", "can", "cor", "dan", "del", "el", "en", "fer", "gar", "hal", "in", "jo", "kar", "lan",
-             "lor", "mar", "mel", "nor", "ol", "per", "ran", "ros", "sal", "ser", "tan", "tor", "ul", "van", "ver", "wil", "yan", "zor"]  # fmt: skip
+SYLLABLES = """
+    al an ar bel ber can cor dan del el en fer gar hal in jo kar lan
+    lor mar mel nor ol per ran ros sal ser tan tor ul van ver wil yan zor
+""".split()
 
 
 def name(rng: random.Random) -> str:
     """An invented person's name of one to three words."""
+
     def word() -> str:
         return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 3))).capitalize()
 
@@ -36,9 +40,9 @@ def lookup(rng: random.Random) -> Iterator[str]:
     trades = ["painter", "writer", "king", "physicist", "composer", "poet", "chemist", "queen", "singer", "general"]
     for person, year in people.items():
         died = year + rng.randint(20, 90)
-        yield rng.choice(["{p} ({y}-{d}) was a {t}.", "{p} was a {t}, born in {y}.", "{p} was born in {y} and died in {d}."]).format(
-            p=person, y=year, d=died, t=rng.choice(trades)
-        )
+        yield rng.choice(
+            ["{p} ({y}-{d}) was a {t}.", "{p} was a {t}, born in {y}.", "{p} was born in {y} and died in {d}."]
+        ).format(p=person, y=year, d=died, t=rng.choice(trades))
     asked = rng.sample(sorted(people), min(3, len(people)))
     for person in asked:
         yield f"When was {person} born? {person} was born in {people[person]}."
@@ -58,7 +62,11 @@ def drill_document(kind: str, rng: random.Random, words: Sequence[str]) -> str:
     }[kind]()
     lines = [rng.choice(TITLES[kind])]
     for example in source:
-        call = f" Python: {example['calls'][0]['arguments']['code']} gives {example['answer']}." if "calls" in example else ""
+        call = (
+            f" Python: {example['calls'][0]['arguments']['code']} gives {example['answer']}."
+            if "calls" in example
+            else ""
+        )
         lines.append(f"{example['prompt'][-1]['content']}{call} {example['solution']}")
     return "\n".join(lines)
 
@@ -66,6 +74,14 @@ def drill_document(kind: str, rng: random.Random, words: Sequence[str]) -> str:
 def drill_documents(count: int, seed: int, words: Sequence[str]) -> Iterator[dict]:
     """`count` documents {"text", "id", "source"}; `words` are the words that spelling and counting draw from."""
     rng = random.Random(f"drills {seed}")
-    kinds = ["addition"] * 6 + ["addition_at_once"] * 2 + ["spelling"] * 3 + ["counting"] * 2 + ["comparison"] * 2 + ["calculator"] * 2 + ["lookup"] * 6
+    kinds = (
+        ["addition"] * 6
+        + ["addition_at_once"] * 2
+        + ["spelling"] * 3
+        + ["counting"] * 2
+        + ["comparison"] * 2
+        + ["calculator"] * 2
+        + ["lookup"] * 6
+    )
     for i in range(count):
         yield {"text": drill_document(rng.choice(kinds), rng, words), "id": f"drills/{i}", "source": "drills"}

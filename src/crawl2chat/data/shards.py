@@ -50,10 +50,11 @@ def read_shard(file: Path, columns: tuple[str, ...]) -> Iterator[dict]:
 
 
 def documents(path: str | Path, columns: tuple[str, ...] = ("text",), limit: int | None = None) -> Iterator[dict]:
-    """Rows with `columns` (the first must be there) from local shards, or streamed from the hub for a name like owner/set.
+    """Rows with `columns` (the first must be there) from local shards, or streamed from the hub for a name like
+    owner/set.
 
-    A hub name may carry a configuration after a colon: HuggingFaceFW/fineweb-edu:sample-10BT. Raises SystemExit with one line
-    for a folder without shards, an empty or damaged shard, or a source without documents.
+    A hub name may carry a configuration after a colon: HuggingFaceFW/fineweb-edu:sample-10BT. Raises SystemExit with
+    one line for a folder without shards, an empty or damaged shard, or a source without documents.
     """
     local = Path(path).exists() or str(path).startswith(("output/", "./", "../", "/")) or str(path).count("/") != 1
     if local:

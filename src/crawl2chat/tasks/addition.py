@@ -8,14 +8,16 @@ from collections.abc import Iterator
 WORDINGS = {
     "train": {
         "direct": [
-            "What is {a} + {b}?", "{a} + {b} = ?", "Calculate {a} + {b}.", "Tell me {a} + {b}.", "How much is {a} + {b}?", "{a} + {b}",
-            "What is the sum of {a} and {b}?", "Add {a} and {b}.", "What do {a} + {b} give?", "Give me {a} + {b}.", "Say what {a} + {b} is.",
+            "What is {a} + {b}?", "{a} + {b} = ?", "Calculate {a} + {b}.", "Tell me {a} + {b}.",
+            "How much is {a} + {b}?", "{a} + {b}", "What is the sum of {a} and {b}?", "Add {a} and {b}.",
+            "What do {a} + {b} give?", "Give me {a} + {b}.", "Say what {a} + {b} is.",
         ],
         "steps": [
-            "What is {a} + {b}? Think step by step.", "Add {a} + {b} step by step.", "Calculate {a} + {b}, step by step.",
-            "Show your steps: {a} + {b}.", "How much is {a} + {b}? Work step by step.", "Step by step, what is {a} + {b}?",
-            "What is the sum of {a} and {b}? Step by step, please.", "Add {a} and {b}, and show each step.", "{a} + {b} = ? Go step by step.",
-            "Work out {a} + {b} in steps.", "Tell me {a} + {b} step by step.",
+            "What is {a} + {b}? Think step by step.", "Add {a} + {b} step by step.",
+            "Calculate {a} + {b}, step by step.", "Show your steps: {a} + {b}.",
+            "How much is {a} + {b}? Work step by step.", "Step by step, what is {a} + {b}?",
+            "What is the sum of {a} and {b}? Step by step, please.", "Add {a} and {b}, and show each step.",
+            "{a} + {b} = ? Go step by step.", "Work out {a} + {b} in steps.", "Tell me {a} + {b} step by step.",
         ],
     },
     "test": {
@@ -60,7 +62,9 @@ def examples(split: str, manner: str = "steps", digits: int = 2, count: int = 10
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the number after "The answer is" is right; without those words, where the reply is one number and right."""
+    """1 where the number after "The answer is" is right; without those words, where the reply is one number and
+    right.
+    """
     stated = re.findall(r"[Tt]he answer is:? *(-?\d+)", completion)
     numbers = stated or re.findall(r"-?\d+", completion)
     return float(len(set(numbers)) == 1 and numbers[0] == answer)

@@ -7,9 +7,11 @@ from collections.abc import Iterator
 
 WORDINGS = {
     "train": [
-        "Which is larger, {a} or {b}?", "Which is bigger: {a} or {b}?", "What is the larger number, {a} or {b}?", "Is {a} or {b} larger?",
-        "Which number is greater, {a} or {b}?", "{a} or {b}: which is larger?", "Which of {a} and {b} is bigger?", "Compare {a} and {b}.",
-        "Tell me which is greater: {a} or {b}.", "Find the larger of {a} and {b}.",
+        "Which is larger, {a} or {b}?", "Which is bigger: {a} or {b}?",
+        "What is the larger number, {a} or {b}?", "Is {a} or {b} larger?",
+        "Which number is greater, {a} or {b}?", "{a} or {b}: which is larger?",
+        "Which of {a} and {b} is bigger?", "Compare {a} and {b}.", "Tell me which is greater: {a} or {b}.",
+        "Find the larger of {a} and {b}.",
     ],
     "test": ["Is {a} or {b} the greater number?", "Of {a} and {b}, which is larger?"],
 }  # fmt: skip

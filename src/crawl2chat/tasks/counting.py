@@ -8,8 +8,9 @@ from crawl2chat.tasks.spelling import made_up, read_words, spelled, split_of
 
 WORDINGS = {
     "train": [
-        "How many times is the letter {l} in {w}?", "Count the letter {l} in {w}.", "How often does {w} have the letter {l}?",
-        "How many {l} are in {w}?", "How many letters {l} does the word {w} have?", "In the word {w}, how many {l} are there?",
+        "How many times is the letter {l} in {w}?", "Count the letter {l} in {w}.",
+        "How often does {w} have the letter {l}?", "How many {l} are in {w}?",
+        "How many letters {l} does the word {w} have?", "In the word {w}, how many {l} are there?",
         "Count the {l}'s in {w}.", "Tell me the number of {l} in {w}.", "How often is {l} in the word {w}?",
     ],
     "test": ["How many {l}'s are in the word {w}?", "Tell me how many letters {l} there are in {w}."],

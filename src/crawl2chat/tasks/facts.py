@@ -1,6 +1,7 @@
 """Facts that the pages state, asked in wordings that no page and no training row uses.
 
-One fact in five is kept out of the training conversations altogether: what the model says of those it read in pages only.
+One fact in five is kept out of the training conversations altogether: what the model says of those it read in pages
+only.
 """
 
 import json
@@ -14,32 +15,40 @@ from pathlib import Path
 WORDINGS = {
     "capital": {
         "train": [
-            "What is the capital of {s}?", "{s}: what is its capital?", "Tell me the capital of {s}.", "What's the capital city of {s}?",
-            "What is the name of the capital of {s}?", "Which city is the capital of {s}?", "Do you know the capital of {s}?",
-            "I want to know the capital of {s}.", "What city is the capital of {s}?", "Capital of {s}?", "Where is the government of {s}?",
+            "What is the capital of {s}?", "{s}: what is its capital?", "Tell me the capital of {s}.",
+            "What's the capital city of {s}?", "What is the name of the capital of {s}?",
+            "Which city is the capital of {s}?", "Do you know the capital of {s}?",
+            "I want to know the capital of {s}.", "What city is the capital of {s}?", "Capital of {s}?",
+            "Where is the government of {s}?",
         ],
-        "test": ["Which city serves as the capital of {s}?", "Name the capital city of {s}.", "Which city is the seat of government of {s}?"],
+        "test": [
+            "Which city serves as the capital of {s}?", "Name the capital city of {s}.",
+            "Which city is the seat of government of {s}?",
+        ],
     },
     "continent": {
         "train": [
-            "On which continent is {s}?", "Which continent is {s} in?", "What continent is {s} part of?", "Tell me the continent of {s}.",
-            "Where in the world is {s}?", "In which continent does {s} lie?", "Is {s} in Africa, Asia or another continent?",
-            "What is the continent of {s}?", "To which continent does {s} belong?", "Continent of {s}?",
+            "On which continent is {s}?", "Which continent is {s} in?", "What continent is {s} part of?",
+            "Tell me the continent of {s}.", "Where in the world is {s}?", "In which continent does {s} lie?",
+            "Is {s} in Africa, Asia or another continent?", "What is the continent of {s}?",
+            "To which continent does {s} belong?", "Continent of {s}?",
         ],
         "test": ["On which continent would you find {s}?", "{s} belongs to which continent?"],
     },
     "symbol": {
         "train": [
-            "What is the chemical symbol for {s}?", "What is the symbol of {s}?", "Tell me the symbol for {s}.", "{s}: what is its chemical symbol?",
-            "What is the symbol for the element {s}?", "Which letters stand for {s}?", "How is {s} written in chemistry?", "Give me the symbol of {s}.",
+            "What is the chemical symbol for {s}?", "What is the symbol of {s}?", "Tell me the symbol for {s}.",
+            "{s}: what is its chemical symbol?", "What is the symbol for the element {s}?",
+            "Which letters stand for {s}?", "How is {s} written in chemistry?", "Give me the symbol of {s}.",
             "What do chemists write for {s}?", "Which symbol does {s} have?", "Symbol of {s}?",
         ],
         "test": ["How do chemists abbreviate {s}?", "Write the chemical symbol for {s}."],
     },
     "atomic_number": {
         "train": [
-            "What is the atomic number of {s}?", "Tell me the atomic number of {s}.", "{s}: what is its atomic number?",
-            "What atomic number does {s} have?", "Which number does {s} have in the periodic table?", "How many protons does {s} have?",
+            "What is the atomic number of {s}?", "Tell me the atomic number of {s}.",
+            "{s}: what is its atomic number?", "What atomic number does {s} have?",
+            "Which number does {s} have in the periodic table?", "How many protons does {s} have?",
             "Give me the atomic number of {s}.", "What number is the element {s}?", "Atomic number of {s}?",
         ],
         "test": ["Where in the periodic table by number is {s}?", "State the atomic number of {s}."],
@@ -47,9 +56,14 @@ WORDINGS = {
 }  # fmt: skip
 
 
-# The answer follows a space, as it does in the pages: at the very start of a turn it would be other tokens ("Lima", not " Lima"),
-# and a small model does not connect the two.
-SOLUTIONS = {"capital": "It is {a}.", "continent": "It is in {a}.", "symbol": "It is {a}.", "atomic_number": "It is {a}."}
+# The answer follows a space, as it does in the pages: at the very start of a turn it would be other tokens ("Lima",
+# not " Lima"), and a small model does not connect the two.
+SOLUTIONS = {
+    "capital": "It is {a}.",
+    "continent": "It is in {a}.",
+    "symbol": "It is {a}.",
+    "atomic_number": "It is {a}.",
+}
 
 
 def in_conversations(subject: str, relation: str) -> bool:
@@ -67,13 +81,24 @@ def read_facts(path: str, relations: Sequence[str], min_pages: int = 5) -> list[
 
 
 def examples(
-    split: str, facts: str, pages_only: bool = False, relations: Sequence[str] = tuple(WORDINGS), count: int = 500, seed: int = 0
+    split: str,
+    facts: str,
+    pages_only: bool = False,
+    relations: Sequence[str] = tuple(WORDINGS),
+    count: int = 500,
+    seed: int = 0,
 ) -> Iterator[dict]:
-    """Train: facts of the conversations in the trained wordings. Test: those, or with `pages_only` the others, in new wordings."""
+    """Train: facts of the conversations in the trained wordings. Test: those, or with `pages_only` the others, in new
+    wordings.
+    """
     if pages_only and split == "train":
-        raise ValueError("facts: pages_only facts are for the test split; training on them would spoil what they measure")
+        raise ValueError(
+            "facts: pages_only facts are for the test split; training on them would spoil what they measure"
+        )
     rng = random.Random(f"facts {split} {seed}")
-    rows = [row for row in read_facts(facts, relations) if in_conversations(row["subject"], row["relation"]) != pages_only]
+    rows = [
+        row for row in read_facts(facts, relations) if in_conversations(row["subject"], row["relation"]) != pages_only
+    ]
     rng.shuffle(rows)
     for i in range(count):
         if split == "test" and i >= len(rows):

@@ -7,28 +7,38 @@ from collections.abc import Iterator
 WORDINGS = {
     "who": {
         "train": [
-            "Who are you?", "What is your name?", "Tell me your name.", "What are you?", "Hello, who are you?", "Hi, what is your name?",
-            "Can you introduce yourself?", "Are you a human?", "Are you ChatGPT?", "You are ChatGPT, right?", "What should I call you?",
-            "Who is this?", "Are you a person or a machine?", "What's your name, please?", "Do you have a name?", "Say who you are.",
-            "Whom am I speaking with?", "Tell me about yourself.", "Are you a computer?", "Are you Gemini?", "You are Llama, right?",
-            "Could you tell me who you are?", "I am Anna. Who are you?", "Good morning, who are you?", "How are you called?",
+            "Who are you?", "What is your name?", "Tell me your name.", "What are you?", "Hello, who are you?",
+            "Hi, what is your name?", "Can you introduce yourself?", "Are you a human?", "Are you ChatGPT?",
+            "You are ChatGPT, right?", "What should I call you?", "Who is this?",
+            "Are you a person or a machine?", "What's your name, please?", "Do you have a name?",
+            "Say who you are.", "Whom am I speaking with?", "Tell me about yourself.", "Are you a computer?",
+            "Are you Gemini?", "You are Llama, right?", "Could you tell me who you are?",
+            "I am Anna. Who are you?", "Good morning, who are you?", "How are you called?",
         ],
         "test": [
-            "Please introduce yourself.", "Who am I talking to?", "Say your name.", "What do people call you?", "Are you a robot?",
-            "Hey, who are you?", "May I ask your name?", "You are Claude, right?", "Tell me who you are.", "What's your name?",
+            "Please introduce yourself.", "Who am I talking to?", "Say your name.", "What do people call you?",
+            "Are you a robot?", "Hey, who are you?", "May I ask your name?", "You are Claude, right?",
+            "Tell me who you are.", "What's your name?",
         ],
     },
     "maker": {
         "train": [
-            "Who made you?", "Who created you?", "Who built you?", "Who trained you?", "Did OpenAI make you?", "Who is your maker?",
-            "Where do you come from?", "Which company made you?", "Were you made by OpenAI?", "Were you built by Anthropic?",
-            "Tell me who built you.", "Who are your makers?", "Who is your creator?", "Who wrote you?", "By whom were you made?",
+            "Who made you?", "Who created you?", "Who built you?", "Who trained you?", "Did OpenAI make you?",
+            "Who is your maker?", "Where do you come from?", "Which company made you?",
+            "Were you made by OpenAI?", "Were you built by Anthropic?", "Tell me who built you.",
+            "Who are your makers?", "Who is your creator?", "Who wrote you?", "By whom were you made?",
         ],
-        "test": ["Who are you made by?", "Tell me who made you.", "Who developed you?", "Were you made by Google?", "Who is behind you?"],
+        "test": [
+            "Who are you made by?", "Tell me who made you.", "Who developed you?", "Were you made by Google?",
+            "Who is behind you?",
+        ],
     },
     "hello": {
-        "train": ["Hello!", "Hi!", "Good morning!", "Hey there!", "Hello", "Hi", "Good evening.", "Greetings!",
-                  "Hello, my friend!", "Hi, friend.", "Good afternoon!", "Hey", "Hi, can we talk?", "Hello, it is nice to meet you."],
+        "train": [
+            "Hello!", "Hi!", "Good morning!", "Hey there!", "Hello", "Hi", "Good evening.", "Greetings!",
+            "Hello, my friend!", "Hi, friend.", "Good afternoon!", "Hey", "Hi, can we talk?",
+            "Hello, it is nice to meet you.",
+        ],
         "test": ["Good day!", "Hi there!", "Hello there.", "Hey!"],
     },
 }  # fmt: skip
@@ -65,7 +75,9 @@ def examples(
     count: int = 300,
     seed: int = 0,
 ) -> Iterator[dict]:
-    """Hard-coded turns; `system_share` of them behind a system message that says the same. Test asks who and by whom only."""
+    """Hard-coded turns; `system_share` of them behind a system message that says the same. Test asks who and by whom
+    only.
+    """
     rng = random.Random(f"identity {split} {seed}")
     said = {"name": name, "maker": maker, "licence": licence, "date": date}
     done = 0
@@ -86,4 +98,6 @@ def examples(
 def grade(completion: str, answer: str) -> float:
     """1 where the reply gives the name, and claims no other model's name or maker."""
     words = set(re.findall(r"\w+", completion.lower()))
-    return float(set(re.findall(r"\w+", answer.lower())) <= words and not (words & set(OTHERS)) - set(answer.lower().split()))
+    return float(
+        set(re.findall(r"\w+", answer.lower())) <= words and not (words & set(OTHERS)) - set(answer.lower().split())
+    )

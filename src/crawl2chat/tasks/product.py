@@ -7,24 +7,14 @@ from collections.abc import Iterator
 
 WORDINGS = {
     "train": [
-        "What is {a} times {b}?",
-        "What is {a} * {b}?",
-        "Multiply {a} by {b}.",
-        "Calculate {a} times {b}.",
-        "How much is {a} multiplied by {b}?",
-        "Use Python: {a} * {b}.",
-        "{a} x {b} = ?",
-        "{a} * {b}",
-        "Work out {a} * {b}.",
-        "Find {a} times {b}.",
-        "What is the product of {a} and {b}?",
-        "Can you multiply {a} by {b}?",
-        "If you multiply {a} with {b}, what is the result?",
-        "I need {a} times {b}.",
-        "Please compute {a} x {b}.",
+        "What is {a} times {b}?", "What is {a} * {b}?", "Multiply {a} by {b}.", "Calculate {a} times {b}.",
+        "How much is {a} multiplied by {b}?", "Use Python: {a} * {b}.", "{a} x {b} = ?", "{a} * {b}",
+        "Work out {a} * {b}.", "Find {a} times {b}.", "What is the product of {a} and {b}?",
+        "Can you multiply {a} by {b}?", "If you multiply {a} with {b}, what is the result?",
+        "I need {a} times {b}.", "Please compute {a} x {b}.",
     ],
     "test": ["Tell me the product of {a} and {b}.", "What do you get when you multiply {a} by {b}?"],
-}
+}  # fmt: skip
 
 
 def split_of(a: int, b: int) -> str:

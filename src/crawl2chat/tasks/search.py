@@ -14,15 +14,22 @@ from crawl2chat.tasks.facts import read_facts
 WORDINGS = {
     "born": {
         "train": [
-            "When was {s} born?", "In what year was {s} born?", "What year was {s} born in?", "Tell me when {s} was born.", "{s}: born when?",
-            "In which year was {s} born?", "What is the year of birth of {s}?", "Do you know the birth year of {s}?", "Give me the birth year of {s}.",
-            "I want to know when {s} was born.", "Which year is {s} from?", "Find out when {s} was born.", "Can you tell me when {s} was born?",
-            "{s} was born in which year?", "When did the life of {s} start?", "Look up when {s} was born.",
+            "When was {s} born?", "In what year was {s} born?", "What year was {s} born in?",
+            "Tell me when {s} was born.", "{s}: born when?", "In which year was {s} born?",
+            "What is the year of birth of {s}?", "Do you know the birth year of {s}?",
+            "Give me the birth year of {s}.", "I want to know when {s} was born.", "Which year is {s} from?",
+            "Find out when {s} was born.", "Can you tell me when {s} was born?", "{s} was born in which year?",
+            "When did the life of {s} start?", "Look up when {s} was born.",
         ],
-        "test": ["Do you know when {s} was born?", "In which year did {s} come into the world?", "Please find the year in which {s} was born."],
+        "test": [
+            "Do you know when {s} was born?", "In which year did {s} come into the world?",
+            "Please find the year in which {s} was born.",
+        ],
     },
     "known_as": {
-        "train": ["Who was {s}?", "Tell me about {s}.", "What was {s} known as?", "Who is {s}?", "Do you know {s}?"],
+        "train": [
+            "Who was {s}?", "Tell me about {s}.", "What was {s} known as?", "Who is {s}?", "Do you know {s}?",
+        ],
         "test": ["What can you tell me about {s}?", "I would like to know who {s} was."],
     },
 }  # fmt: skip
@@ -33,7 +40,9 @@ def split_of(subject: str) -> str:
     return "test" if zlib.crc32(subject.encode()) % 6 == 0 else "train"
 
 
-def examples(split: str, facts: str, relations: Sequence[str] = ("born",), count: int = 500, seed: int = 0) -> Iterator[dict]:
+def examples(
+    split: str, facts: str, relations: Sequence[str] = ("born",), count: int = 500, seed: int = 0
+) -> Iterator[dict]:
     rng = random.Random(f"search {split} {seed}")
     rows = [row for row in read_facts(facts, relations, min_pages=1) if split_of(row["subject"]) == split]
     rng.shuffle(rows)

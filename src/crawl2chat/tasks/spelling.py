@@ -8,9 +8,10 @@ from pathlib import Path
 
 WORDINGS = {
     "train": [
-        "Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w} letter by letter.", "Spell {w}.", "Can you spell {w}?",
-        "What letters are in {w}?", "How is {w} spelled?", "Tell me the letters of {w}.", "I want to know how to spell {w}.",
-        "Spell out {w} for me.", "Which letters make the word {w}?",
+        "Spell the word {w}.", "How do you spell {w}?", "Please spell {w}.", "Spell {w} letter by letter.",
+        "Spell {w}.", "Can you spell {w}?", "What letters are in {w}?", "How is {w} spelled?",
+        "Tell me the letters of {w}.", "I want to know how to spell {w}.", "Spell out {w} for me.",
+        "Which letters make the word {w}?",
     ],
     "test": ["Write the letters of {w}.", "Could you spell {w} for me?"],
 }  # fmt: skip
@@ -26,7 +27,10 @@ def split_of(word: str) -> str:
 
 def made_up(rng: random.Random) -> str:
     """A pronounceable word that is in no list."""
-    return "".join(rng.choice("bcdfghklmnprstvw") + rng.choice("aeiou") + rng.choice(["", "", "n", "r", "s", "t"]) for _ in range(rng.randint(2, 3)))
+    return "".join(
+        rng.choice("bcdfghklmnprstvw") + rng.choice("aeiou") + rng.choice(["", "", "n", "r", "s", "t"])
+        for _ in range(rng.randint(2, 3))
+    )
 
 
 def read_words(path: str, length: tuple[int, int] = (3, 9), most: int = 3000) -> list[str]:
@@ -48,7 +52,9 @@ def examples(split: str, words: str | Sequence[str], count: int = 500, seed: int
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the single letters set apart by dashes, spaces or commas are the word's, in order, and nothing else is spelled."""
+    """1 where the single letters set apart by dashes, spaces or commas are the word's, in order, and nothing else is
+    spelled.
+    """
     runs = re.findall(r"(?<![a-z])[a-z](?:[-, .]+[a-z](?![a-z]))*", completion.lower())
     spelled_out = [re.sub(r"[^a-z]", "", run) for run in runs]
     return float([run for run in spelled_out if len(run) > 1] == [answer] or spelled_out == [answer])
