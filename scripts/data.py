@@ -118,6 +118,7 @@ def main(config: DataConfig) -> None:
     write_text(work / "funnel.json", funnel.to_json())
     for name in ("shards", "rejected", "words.txt", "funnel.json"):
         (work / name).exists() and publish(work / name, output / name)
+    workers.wait()
     shutil.rmtree(work)
 
     rate = funnel.read / seconds

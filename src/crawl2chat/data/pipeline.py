@@ -152,6 +152,10 @@ class Workers:
             fail(f"a worker of the pass {name!r} was killed (out of memory?): use fewer workers; log: {self.logs}")
         fail(f"the pass {name!r} broke: {type(error).__name__}: {error}; log: {self.logs}")
 
+    def wait(self) -> None:
+        """Wait until the processes are gone: only then does the system count their memory."""
+        self.pool.shutdown()
+
     def __enter__(self) -> "Workers":
         return self
 
