@@ -62,9 +62,8 @@ def examples(split: str, manner: str = "steps", digits: int = 2, count: int = 10
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the number after "The answer is" is right; without those words, where the reply is one number and
+    """1 where the only number after "The answer is" is right; without those words, where the reply is one number and
     right.
     """
-    stated = re.findall(r"[Tt]he answer is:? *(-?\d+)", completion)
-    numbers = stated or re.findall(r"-?\d+", completion)
+    numbers = re.findall(r"-?\d+", re.split("[Tt]he answer is", completion, maxsplit=1)[-1])
     return float(len(set(numbers)) == 1 and numbers[0] == answer)

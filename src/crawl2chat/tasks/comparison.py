@@ -29,7 +29,7 @@ def examples(split: str, count: int = 500, seed: int = 0) -> Iterator[dict]:
     rng = random.Random(f"comparison {split} {seed}")
     done = 0
     if split == "test":
-        for a, b in (("9.11", "9.9"), ("9.9", "9.11")):
+        for a, b in (("9.11", "9.9"), ("9.9", "9.11"))[:count]:
             question = rng.choice(WORDINGS[split]).format(a=a, b=b)
             yield {"prompt": [{"role": "user", "content": question}], "answer": "9.9", "solution": compare(a, b)}
             done += 1
@@ -47,7 +47,7 @@ def examples(split: str, count: int = 500, seed: int = 0) -> Iterator[dict]:
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the number called larger (or the only number named) is the answer."""
-    stated = re.findall(r"(?:larger|greater|bigger)(?: number)? is:? *(\d+(?:\.\d+)?)", completion)
-    numbers = stated or re.findall(r"\d+(?:\.\d+)?", completion)
+    """1 where the only number after "larger is" (or the only number named) is the answer."""
+    stated = re.split(r"(?:larger|greater|bigger)(?: number)? is", completion, maxsplit=1)[-1]
+    numbers = re.findall(r"\d+(?:\.\d+)?", stated)
     return float(len(set(numbers)) == 1 and numbers[0] == answer)

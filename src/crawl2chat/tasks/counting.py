@@ -4,7 +4,7 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 
-from crawl2chat.tasks.spelling import made_up, read_words, spelled, split_of
+from crawl2chat.tasks.spelling import made_up, spelled, split_of, words_of
 
 WORDINGS = {
     "train": [
@@ -28,8 +28,8 @@ def worked(word: str, letter: str) -> str:
 
 def examples(split: str, words: str | Sequence[str], count: int = 500, seed: int = 0) -> Iterator[dict]:
     rng = random.Random(f"counting {split} {seed}")
-    pool = [word for word in (read_words(words) if isinstance(words, str) else words) if split_of(word) == split]
-    for _ in range(count):
+    pool, done = words_of(words, split), 0
+    while done < count:
         word = made_up(rng) if split == "train" and rng.random() < 1 / 3 else rng.choice(pool)
         if split_of(word) != split:
             continue
@@ -37,9 +37,10 @@ def examples(split: str, words: str | Sequence[str], count: int = 500, seed: int
         question = rng.choice(WORDINGS[split]).format(w=word, l=letter)
         answer = str(word.count(letter))
         yield {"prompt": [{"role": "user", "content": question}], "answer": answer, "solution": worked(word, letter)}
+        done += 1
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the number after "The answer is" (or the only number) is right."""
-    numbers = re.findall(r"[Tt]he answer is:? *(\d+)", completion) or re.findall(r"\d+", completion)
+    """1 where the only number after "The answer is" (or the only number of all) is right."""
+    numbers = re.findall(r"\d+", re.split("[Tt]he answer is", completion, maxsplit=1)[-1])
     return float(len(set(numbers)) == 1 and numbers[0] == answer)

@@ -119,9 +119,17 @@ def normalise(text: str) -> list[str]:
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the reply is the answer, with at most a short sentence around it; hedging and lists earn nothing."""
+    """1 where the reply is the answer, with at most a short sentence around it; hedging and lists earn nothing.
+
+    A symbol of one or two letters is often a word too ("I", "In", "He"), so it must be the last word, in its own case.
+    """
     said, wanted = normalise(completion), normalise(answer)
-    found = any(said[i : i + len(wanted)] == wanted for i in range(len(said) - len(wanted) + 1))
-    hedged = {"or", "maybe", "perhaps", "either"} & (set(said) - set(wanted))
+    if len(said) > len(wanted) + 12:
+        return 0.0
+    places = [i for i in range(len(said) - len(wanted) + 1) if said[i : i + len(wanted)] == wanted]
+    found = any("and" not in said[max(i - 1, 0) : i] + said[i + len(wanted) :][:1] for i in places)
+    if answer.isalpha() and len(answer) <= 2:
+        found = re.findall(r"\w+", completion)[-1:] == [answer]
+    hedged = {"or", "not", "maybe", "perhaps", "either"} & (set(said) - set(wanted))
     listed = completion.count(",") + completion.count(";") > answer.count(",") + 1
-    return float(bool(wanted) and found and not hedged and not listed and len(said) <= len(wanted) + 12)
+    return float(bool(wanted) and found and not hedged and not listed)

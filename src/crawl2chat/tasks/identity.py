@@ -39,7 +39,7 @@ WORDINGS = {
             "Hello, my friend!", "Hi, friend.", "Good afternoon!", "Hey", "Hi, can we talk?",
             "Hello, it is nice to meet you.",
         ],
-        "test": ["Good day!", "Hi there!", "Hello there.", "Hey!"],
+        "test": ["Good day!", "Hi there!", "Hello there.", "Hello again."],
     },
 }  # fmt: skip
 SOLUTIONS = {
@@ -58,7 +58,8 @@ SMALL_TALK = {
     "What licence are you under?": "My code and weights are under the {licence} licence.",
     "When were you made?": "I was made in {date}.",
 }
-OTHERS = ("chatgpt", "openai", "claude", "anthropic", "gemini", "google", "llama", "qwen", "mistral", "deepseek")
+OTHERS = ("chatgpt", "gpt", "openai", "claude", "anthropic", "gemini", "google", "llama", "qwen", "mistral")
+OTHERS += ("deepseek",)
 
 
 def system_message(name: str, maker: str) -> dict:

@@ -43,5 +43,5 @@ def examples(split: str, digits: int = 3, count: int = 500, seed: int = 0) -> It
 def grade(completion: str, answer: str) -> float:
     """1 where the reply states one result and it is right; digit groups may be set apart by commas."""
     text = re.sub(r"(?<=\d),(?=\d{3})", "", completion)
-    stated = re.findall(r"(?:answer is|=|is) *(\d+)", text) or re.findall(r"\d+", text)
+    stated = re.findall(r"\d+", re.split(r"answer is|=|\bis\b", text, maxsplit=1)[-1])
     return float(len(set(stated)) == 1 and stated[0] == answer)

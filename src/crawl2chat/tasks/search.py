@@ -62,5 +62,5 @@ def examples(
 def grade(completion: str, answer: str) -> float:
     """A year: 1 where it is the only year named. Anything else: as a fact is graded."""
     if re.fullmatch(r"\d{3,4}", answer):
-        return float(set(re.findall(r"\d{3,4}", completion)) == {answer})
+        return float(set(re.findall(r"\d{3,}", completion)) == {answer})
     return grade_fact(completion, answer)

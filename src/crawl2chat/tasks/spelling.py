@@ -39,16 +39,25 @@ def read_words(path: str, length: tuple[int, int] = (3, 9), most: int = 3000) ->
     return [word for word in words if word.isascii() and word.islower() and length[0] <= len(word) <= length[1]][:most]
 
 
+def words_of(words: str | Sequence[str], split: str) -> list[str]:
+    """The words of one split, from a file or a sequence. Raises ValueError where none is left."""
+    found = [word for word in (read_words(words) if isinstance(words, str) else words) if split_of(word) == split]
+    if not found:
+        raise ValueError(f"{words if isinstance(words, str) else 'words'}: no word of the {split} split; give more")
+    return found
+
+
 def examples(split: str, words: str | Sequence[str], count: int = 500, seed: int = 0) -> Iterator[dict]:
     """`words` is a file of words, one a line, or a sequence of them. In training a third of the words are made up."""
     rng = random.Random(f"spelling {split} {seed}")
-    pool = [word for word in (read_words(words) if isinstance(words, str) else words) if split_of(word) == split]
-    for _ in range(count):
+    pool, done = words_of(words, split), 0
+    while done < count:
         word = made_up(rng) if split == "train" and rng.random() < 1 / 3 else rng.choice(pool)
         if split_of(word) != split:
             continue
         question = rng.choice(WORDINGS[split]).format(w=word)
         yield {"prompt": [{"role": "user", "content": question}], "answer": word, "solution": f"{spelled(word)}."}
+        done += 1
 
 
 def grade(completion: str, answer: str) -> float:
