@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,16 +38,20 @@ def read_shard(file: Path, columns: tuple[str, ...]) -> Iterator[dict]:
             fail(f"{file}: not a whole parquet file ({error}); run scripts/data.py again")
         return
     opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8")
-    number = 0
+    number = 1
     try:
         with opened as lines:
-            for number, line in enumerate(lines, 1):
+            for line in lines:
                 row = json.loads(line)
+                if not isinstance(row, dict):
+                    fail(f"{file}:{number}: a row must be an object with {columns[0]!r}, got {line[:80]!r}")
                 if columns[0] not in row:
                     fail(f"{file}:{number}: no key {columns[0]!r} (it has {', '.join(row)})")
                 yield {column: row.get(column) for column in columns}
-    except (ValueError, EOFError, OSError) as error:  # broken JSON or UTF-8 (both ValueError), a cut gzip stream
-        fail(f"{file}:{number + 1}: cannot be read ({error}); mend or remove the file")
+                number += 1
+    # broken JSON or UTF-8 (both ValueError), a cut or damaged gzip stream
+    except (ValueError, EOFError, OSError, zlib.error) as error:
+        fail(f"{file}:{number}: cannot be read ({error}); mend or remove the file")
 
 
 def documents(path: str | Path, columns: tuple[str, ...] = ("text",), limit: int | None = None) -> Iterator[dict]:
