@@ -28,7 +28,8 @@ def make_web(output_dir: Path, seed: int, scale: float) -> None:
         code.update(file.read_bytes())
     wanted = json.dumps({"seed": seed, "scale": scale, "code": code.hexdigest()})
     mark = output_dir / "web" / "made.json"
-    if mark.exists() and mark.read_text() == wanted:
+    parts = [output_dir / name for name in ("labels.jsonl", "facts.jsonl")]
+    if mark.exists() and mark.read_text() == wanted and all(part.exists() for part in parts):
         return
     mark.unlink(missing_ok=True)
     build = output_dir / "web.tmp"
