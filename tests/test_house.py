@@ -77,7 +77,7 @@ def scripts_on_the_path(monkeypatch):
 @every_script
 def test_a_script_opens_with_what_it_reads_and_writes_and_its_launch_line(script):
     doc = ast.get_docstring(ast.parse(script.read_text(encoding="utf-8")))
-    assert doc and doc.splitlines()[0].endswith("."), "the docstring opens with one sentence"
+    assert doc and doc.partition("\n\n")[0].endswith("."), "the docstring opens with one sentence"
     assert "\nReads:" in doc and "\nWrites:" in doc
     launches = [line for line in doc.splitlines() if COMMAND.match(line)]
     assert any(f"scripts/{script.name} recipes/" in line for line in launches)
