@@ -49,6 +49,8 @@ def check_messages(messages: object, where: str) -> None:
         if not isinstance(turn, dict) or turn.get("role") not in ROLES:
             role = turn.get("role") if isinstance(turn, dict) else turn
             fail(f"{where}: {role!r} is not a role; use {', '.join(ROLES)}")
+        if not isinstance(turn.get("content"), str) and not turn.get("tool_calls"):
+            fail(f"{where}: the content of a turn must be a string, got {str(turn.get('content'))[:80]!r}")
     if not any(turn["role"] == "assistant" for turn in messages):
         fail(f"{where}: no turn of the assistant, so nothing would bear loss")
 
@@ -64,8 +66,11 @@ def read_part(part: Part) -> list[dict]:
     )
     for number, row in enumerate(rows, 1):
         if part.column == "messages":
-            if isinstance(row["messages"], str):
-                row["messages"] = json.loads(row["messages"])
+            if isinstance(row["messages"], str) and row["messages"].startswith("["):
+                try:
+                    row["messages"] = json.loads(row["messages"])
+                except ValueError as error:
+                    fail(f"{part.path}: row {number}: `messages` is no JSON ({error})")
             check_messages(row["messages"], f"{part.path}: row {number}")
         elif not isinstance(row["text"], str):
             fail(f"{part.path}: row {number}: `text` must be a string, got {str(row['text'])[:80]!r}")

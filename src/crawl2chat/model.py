@@ -42,7 +42,10 @@ def build_model(config: dict, tokenizer: PreTrainedTokenizerBase, pad_vocab_to: 
         fail(
             "model: a model from random weights needs `model_type` (llama, qwen3, gpt2, ...) in the recipe's `model:`"
         )
-    default = AutoConfig.for_model(model_type)
+    try:
+        default = AutoConfig.for_model(model_type)
+    except ValueError:
+        fail(f"model: transformers knows no model_type {model_type!r}; llama, qwen3 and gpt2 are some it knows")
     known = set(default.to_dict()) | set(getattr(default, "attribute_map", {}))
     for key in config:
         if key not in known:
@@ -61,6 +64,8 @@ def load_model(path: str | Path, **kwargs) -> PreTrainedModel:
     """A causal language model from a folder or the hub; a local folder without config or weights is one clear line."""
     folder = Path(path)
     if folder.exists():
+        if (folder / "adapter_config.json").is_file():
+            return load_adapter(folder, **kwargs)
         if not (folder / "config.json").is_file():
             fail(f"{path}: no config.json; give a folder that pretrain.py or sft.py has finished")
         if not any(folder.glob("*.safetensors")) and not any(folder.glob("pytorch_model*.bin")):
@@ -75,6 +80,22 @@ def load_model(path: str | Path, **kwargs) -> PreTrainedModel:
         if type(error).__name__ != "SafetensorError":
             raise
         fail(f"{path}: the weights are damaged ({error}); run the stage that writes this folder again")
+
+
+def load_adapter(folder: Path, **kwargs) -> PreTrainedModel:
+    """The base model that a LoRA folder names, with the adapter merged into its weights."""
+    from peft import PeftConfig, PeftModel
+
+    if not any(folder.glob("adapter_model.*")):
+        fail(f"{folder}: no weights (adapter_model.safetensors); run the stage that writes this folder again")
+    base = PeftConfig.from_pretrained(folder).base_model_name_or_path
+    if not Path(base).exists() and str(base).count("/") != 1:
+        fail(f"{folder}: the adapter's base model {base} is not there; put it back, or run the stage again")
+    model = load_model(base, **{key: value for key, value in kwargs.items() if key != "revision"})
+    try:
+        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except Exception as error:  # a cut file, or shapes of another base model: as many kinds as libraries
+        fail(f"{folder}: the adapter cannot be loaded onto {base}: {str(error).splitlines()[0]}")
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:

@@ -1,0 +1,178 @@
+"""The mixture: loss on the assistant's words alone, every loss of a row counted, shares as the recipe says."""
+
+import json
+import random
+from collections import Counter
+
+import pytest
+
+from crawl2chat.mixture import Part, in_batches_of_like_length, mix
+from crawl2chat.protocol import END_OF_TEXT, IM_END
+from tiny import tiny_tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return tiny_tokenizer()
+
+
+def talk(question: str, answer: str) -> dict:
+    return {"messages": [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]}
+
+
+@pytest.fixture
+def rows_file(tmp_path):
+    def write(rows: list, name: str = "train.jsonl") -> str:
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(tmp_path / name)
+
+    return write
+
+
+def supervised(row: dict) -> list[int]:
+    return [label for label in row["labels"] if label != -100]
+
+
+def mixed(tokenizer, *parts: Part, max_length: int = 256, batch_size: int = 4, seed: int = 0):
+    return mix(list(parts), tokenizer, max_length, batch_size, seed)
+
+
+def test_only_the_assistants_words_and_its_end_token_bear_loss(tokenizer, rows_file):
+    call = {"type": "function", "function": {"name": "python", "arguments": {"code": "1 + 1"}}}
+    turns = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 1 + 1?"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "name": "python", "content": "2"},
+        {"role": "assistant", "content": "It is two."},
+        {"role": "user", "content": "Thanks."},
+        {"role": "assistant", "content": "Hello!"},
+    ]
+    dataset, counts = mixed(tokenizer, Part(rows_file([{"messages": turns}])))
+    (row,) = dataset
+    assert all(label in (-100, i) for i, label in zip(row["input_ids"], row["labels"], strict=True))
+    text = tokenizer.decode(supervised(row))
+    head, _, tail = text.partition(IM_END)
+    assert head.startswith("<tool_call>") and '"1 + 1"' in head
+    assert tail == f"It is two.{IM_END}Hello!{IM_END}"
+    assert counts.tokens == len(row["input_ids"]) and counts.supervised == len(supervised(row))
+
+
+def test_pages_bear_loss_on_every_token_but_the_first_mark(tokenizer, rows_file):
+    dataset, _ = mixed(tokenizer, Part(rows_file([{"text": "The capital of France is Paris."}]), column="text"))
+    (row,) = dataset
+    assert tokenizer.decode(row["input_ids"][:1]) == END_OF_TEXT and row["labels"][0] == -100
+    assert row["labels"][1:] == row["input_ids"][1:]
+
+
+def test_messages_may_be_text_in_json(tokenizer, rows_file):
+    row = talk("Hi!", "Hello!")
+    plain, _ = mixed(tokenizer, Part(rows_file([row])))
+    spelled, _ = mixed(tokenizer, Part(rows_file([{"messages": json.dumps(row["messages"])}])))
+    assert plain[:] == spelled[:]
+
+
+def test_an_answer_that_is_cut_away_drops_its_row_and_is_counted(tokenizer, rows_file):
+    rows = [talk("Hi!", "Hello!"), talk("Who are you? " * 30, "Hello!"), talk("Hi!", "I am a small assistant. " * 30)]
+    dataset, counts = mixed(tokenizer, Part(rows_file(rows)), max_length=64)
+    assert len(dataset) == counts.rows == 2 and (counts.truncated, counts.without_answer) == (2, 1)
+    assert max(len(row["input_ids"]) for row in dataset) == 64
+    assert "2 cut at 64 tokens, 1 of them lost their answer and were dropped" in counts.lines[0]
+    assert counts.tokens == sum(len(row["input_ids"]) for row in dataset)
+
+
+def test_a_mixture_that_loses_every_row_is_one_line(tokenizer, rows_file):
+    with pytest.raises(SystemExit, match="^error: sft: no row is left to train on; [^\n]*$"):
+        mixed(tokenizer, Part(rows_file([talk("Who are you? " * 30, "Hello!")])), max_length=16)
+
+
+def counted(tokenizer, part: Part) -> Counter:
+    dataset, counts = mixed(tokenizer, part)
+    assert counts.rows == len(dataset)
+    return Counter(tokenizer.decode(supervised(row)) for row in dataset)
+
+
+@pytest.mark.parametrize("fraction, taken", [(1.0, 10), (0.5, 5), (0.31, 3), (2.0, 20), (2.5, 25)])
+def test_a_fraction_takes_its_share_and_above_one_repeats_evenly(tokenizer, rows_file, fraction, taken):
+    path = rows_file([talk("Hi!", f"I am {i}.") for i in range(10)])
+    found = counted(tokenizer, Part(path, fraction=fraction))
+    assert sum(found.values()) == taken
+    assert max(found.values()) - min(found.values()) <= 1 and len(found) == min(taken, 10)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 10, 23])
+def test_a_number_of_rows_goes_before_the_fraction(tokenizer, rows_file, rows):
+    path = rows_file([talk("Hi!", f"I am {i}.") for i in range(10)])
+    found = counted(tokenizer, Part(path, fraction=0.1, rows=rows))
+    assert sum(found.values()) == rows and len(found) == min(rows, 10)
+
+
+def test_a_fraction_too_small_for_one_row_takes_none_and_says_so(tokenizer, rows_file):
+    path = rows_file([talk("Hi!", "Hello!")] * 3)
+    _, counts = mixed(tokenizer, Part(path, fraction=0.1), Part(path))
+    assert counts.rows == 3 and "0 of 3 rows" in counts.lines[0] and "3 of 3 rows" in counts.lines[1]
+
+
+def test_the_seed_decides_rows_and_order(tokenizer, rows_file):
+    part = Part(rows_file([talk("Hi!", f"I am {i}.") for i in range(30)]), fraction=0.5)
+    first, again, other = (mixed(tokenizer, part, seed=seed)[0][:] for seed in (0, 0, 1))
+    assert first == again != other
+
+
+def test_parts_are_mixed_and_not_one_after_another(tokenizer, rows_file):
+    one = Part(rows_file([talk("Hi!", "Hello!")] * 40, "one.jsonl"))
+    two = Part(rows_file([{"text": "Who are you?"}] * 40, "two.jsonl"), column="text")
+    dataset, counts = mixed(tokenizer, one, two, batch_size=2)
+    kinds = ["p" if row["labels"][1] != -100 else "c" for row in dataset]
+    assert len(kinds) == 80 and kinds.count("p") == 40 and len(counts.lines) == 2
+    assert {"p", "c"} == set(kinds[:40]) == set(kinds[40:])
+
+
+BAD = [
+    ({"messages": []}, "must be a list of turns"),
+    ({"messages": 7}, "must be a list of turns"),
+    ({"messages": "Who are you?"}, "must be a list of turns"),
+    ({"messages": None}, "must be a list of turns"),
+    ({"messages": ["Hi!"]}, "'Hi!' is not a role"),
+    ({"messages": [{"role": "robot", "content": "x"}]}, "'robot' is not a role; use system, user, assistant, tool"),
+    ({"messages": [{"from": "user", "value": "x"}]}, "None is not a role"),
+    ({"messages": [{"role": "user", "content": "Hi!"}]}, "no turn of the assistant"),
+    ({"messages": [{"role": "user", "content": "Hi!"}, {"role": "assistant"}]}, "content"),
+    ({"messages": [{"role": "user", "content": 7}, {"role": "assistant", "content": "x"}]}, "content"),
+    ({"conversations": []}, "no key 'messages' (it has conversations)"),
+]
+
+
+@pytest.mark.parametrize("row, complaint", BAD, ids=[says for _, says in BAD])
+def test_a_row_that_is_no_conversation_is_one_line_with_its_place(tokenizer, rows_file, row, complaint):
+    path = rows_file([talk("Hi!", "Hello!"), row])
+    with pytest.raises(SystemExit) as stop:
+        mixed(tokenizer, Part(path))
+    message = stop.value.code
+    assert path in message and complaint in message and "2" in message.removeprefix(f"error: {path}")
+    assert "\n" not in message
+
+
+def test_a_page_that_is_no_text_is_one_line(tokenizer, rows_file):
+    with pytest.raises(SystemExit, match="row 2: `text` must be a string, got '7'"):
+        mixed(tokenizer, Part(rows_file([{"text": "x"}, {"text": 7}]), column="text"))
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 63, 64, 65, 1000])
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_batches_of_like_length_keep_every_row_once(count, batch_size):
+    rng = random.Random(count)
+    rows = [{"id": i, "input_ids": [0] * rng.randint(1, 200)} for i in range(count)]
+    ordered = in_batches_of_like_length(rows, batch_size, rng)
+    assert sorted(row["id"] for row in ordered) == list(range(count))
+
+
+def test_batches_of_like_length_waste_little_and_come_in_no_order_of_length():
+    rng = random.Random(0)
+    rows = [{"input_ids": [0] * rng.randint(1, 200)} for _ in range(2000)]
+    lengths = [len(row["input_ids"]) for row in in_batches_of_like_length(rows, 16, rng)]
+    batches = [lengths[i : i + 16] for i in range(0, 2000, 16)]
+    padded = sum(16 * max(batch) for batch in batches)
+    assert sum(lengths) / padded > 0.85
+    halves = [sum(sum(batch) for batch in part) for part in (batches[:62], batches[62:])]
+    assert 0.8 < halves[0] / halves[1] < 1.25
