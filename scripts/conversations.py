@@ -1,5 +1,4 @@
-"""Write conversations for supervised finetuning, and the questions that are held out from it, from the tasks of the
-recipe.
+"""Write the tasks' conversations for supervised finetuning, and the questions that are held out from it.
 
 Reads: facts.jsonl and shards of scripts/data.py
 Writes: <task>/train.jsonl ({"messages", "task"}), <task>/test.jsonl ({"prompt", "answer", ...}), metrics.json
@@ -11,8 +10,10 @@ import importlib
 import inspect
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 
 from tqdm import tqdm
 
@@ -48,6 +49,15 @@ class ConversationsConfig:
 RECIPE = (ConversationsConfig,)
 
 
+def ask(task: ModuleType, entry: TaskRows, split: str, seed: int) -> Iterator[dict]:
+    """The task's examples; a knob that is missing or wrong is one clear line."""
+    try:
+        if count := getattr(entry, split):
+            yield from task.examples(split, count=count, seed=seed, **entry.knobs)
+    except (TypeError, ValueError, LookupError, OSError) as error:
+        fail(f"conversations: {entry.name}: {error}; check the knobs of task {entry.task}")
+
+
 def converse(example: dict, tools: dict) -> list[dict]:
     """The whole conversation: the prompt, the tool calls with what the tools really answer, the solution."""
     turns = list(example["prompt"])
@@ -60,10 +70,13 @@ def converse(example: dict, tools: dict) -> list[dict]:
 def main(config: ConversationsConfig) -> None:
     # tools answer for real: a conversation whose results do not hold the answer teaches invention, so it is dropped
     output = Path(config.output_dir)
-    tools = {"python": open_interpreter()}
-    if config.search_pages:
-        build_index(config.search_pages, output / "index")
-        tools["search"] = open_index(output / "index")
+    try:
+        tools = {"python": open_interpreter()}
+        if config.search_pages:
+            build_index(config.search_pages, output / "index")
+            tools["search"] = open_index(output / "index")
+    except (ValueError, OSError, RuntimeError) as error:
+        fail(f"conversations: {error}")
 
     rows, dropped, asked_in_training = Counter(), Counter(), set()
     for entry in tqdm(config.tasks, desc="conversations"):
@@ -78,9 +91,9 @@ def main(config: ConversationsConfig) -> None:
 
         # train
         lines = []
-        for example in (
-            task.examples("train", count=entry.train, seed=config.seed, **entry.knobs) if entry.train else ()
-        ):
+        for example in ask(task, entry, "train", config.seed):
+            if missing := {call["name"] for call in example.get("calls", [])} - set(tools):
+                fail(f"conversations: {entry.name} calls {', '.join(missing)}: give the recipe `search_pages`")
             messages = converse(example, tools)
             results = [m["content"] for m in messages if m["role"] == "tool"]
             if results and example["answer"].lower() not in results[-1].lower():
@@ -97,7 +110,7 @@ def main(config: ConversationsConfig) -> None:
 
         # test: no question of the training rows, whatever the task promises
         lines = []
-        for example in task.examples("test", count=entry.test, seed=config.seed, **entry.knobs) if entry.test else ():
+        for example in ask(task, entry, "test", config.seed):
             if json.dumps(example["prompt"]) in asked_in_training:
                 question = example["prompt"][-1]["content"]
                 fail(f"conversations: {entry.name} asks a training question in its test split: {question!r}")

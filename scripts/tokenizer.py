@@ -13,6 +13,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from crawl2chat import cl100k
 from crawl2chat.data.shards import documents
 from crawl2chat.protocol import PROTOCOL_TOKENS, dress, ladder
 from crawl2chat.recipe import parse_recipe
@@ -90,6 +91,8 @@ def main(config: TokenizerConfig) -> None:
         batch = [row["text"] for row in documents(source.path, limit=500)]
         bytes_read += sum(len(text.encode()) for text in batch)
         tokens += sum(len(ids) for ids in tokenizer(batch, add_special_tokens=False)["input_ids"])
+    if note := cl100k.fetch():
+        print(f"tokenizer: {note}")
     steps = ladder(sample[:5000], tokenizer)
     write_text(Path(config.output_dir) / "ladder.json", json.dumps({"text": sample[:5000], **steps}, indent=1))
     finish(
