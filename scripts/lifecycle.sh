@@ -88,7 +88,7 @@ launch() { # STAGE RECIPE: as line 2 of the recipe says, with python or with acc
     config=$(grep -oE 'accelerate_configs/[a-z0-9_]+\.yaml' <<<"$line")
     if [ "${config##*/}" = cpu.yaml ]; then
         # the one process that accelerate would start, without a second import of torch, or a traceback over the stage's line
-        words=(env ACCELERATE_USE_CPU=true "$python")
+        words=(env ACCELERATE_USE_CPU=true DS_ACCELERATOR=cpu "$python")
     elif [[ $line == *"accelerate launch"* ]]; then
         words+=(-m accelerate.commands.launch ${config:+--config_file "$config"})
     fi

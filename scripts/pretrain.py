@@ -90,6 +90,8 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
     )
 
     # train
+    if not training_args.resume_from_checkpoint:
+        (output / "samples.jsonl").unlink(missing_ok=True)
     result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     evaluation = trainer.evaluate()
 

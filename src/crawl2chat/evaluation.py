@@ -214,7 +214,7 @@ def document_nats(
     start_id = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     windows, scored, owners = [], [], []
     for owner, text in enumerate(texts):
-        ids = [start_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]
+        ids = [start_id, *tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]]
         done = 1
         for start in range(0, max(len(ids) - max_length + stride, 1), stride):
             window = ids[start : start + max_length]

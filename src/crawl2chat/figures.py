@@ -98,7 +98,7 @@ def curves(panels: Sequence[Panel]) -> str:
             axes.set_title(title)
             axes.set_xlabel("step")
             if len(lines) > 1 or target is not None:
-                axes.legend(fontsize=9)
+                axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4)
 
     return picture(draw, 4.3 * len(panels), 3.1, ", ".join(title for title, _, _ in panels))
 

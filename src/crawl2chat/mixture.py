@@ -83,7 +83,7 @@ def encode(row: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], li
         return loss_mask(tokenizer, row["messages"], tools=row.get("tools"))
     ids = [
         tokenizer.convert_tokens_to_ids(END_OF_TEXT),
-        *tokenizer(row["text"], add_special_tokens=False)["input_ids"],
+        *tokenizer(row["text"], add_special_tokens=False, verbose=False)["input_ids"],
     ]
     return ids, [0] + [1] * (len(ids) - 1)
 
