@@ -206,6 +206,7 @@ def shrink(value: object) -> None:
 @pytest.mark.slow
 def test_the_laptops_lifecycle_runs_from_raw_pages_to_a_report(tmp_path):
     yaml = YAML()
+    yaml.width = 4096  # lifecycle.sh reads output_dir from its own line
     (tmp_path / "recipes").mkdir()
     for path in sorted((ROOT / "recipes/laptop").glob("*.yaml")):
         recipe = yaml.load(path.read_text(encoding="utf-8").replace("output/laptop", str(tmp_path / "run")))
