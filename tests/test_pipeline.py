@@ -2,10 +2,12 @@
 
 import gzip
 import json
+import multiprocessing
 import time
 from pathlib import Path
 
 import datasets
+import psutil
 import pytest
 from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
@@ -337,3 +339,21 @@ def test_a_worker_that_is_killed_stops_the_run_with_one_line(tmp_path: Path) -> 
     with pipeline.Workers(1, tmp_path / "logs") as workers, pytest.raises(SystemExit) as stopped:
         workers.run("test", [Die()], 1)
     assert "was killed" in stopped.value.code and "\n" not in stopped.value.code
+
+
+def test_a_sandbox_that_dies_after_files_are_open_is_started_again(tmp_path, monkeypatch):
+    spawn = multiprocessing.get_context("spawn").Process  # how workers start it: what it is given is pickled
+    monkeypatch.setattr("datatrove.pipeline.extractors.base.Process", spawn)
+    html = page("Paris is the capital of France and a fine city. " * 20).decode()
+    extractor = steps.Extract(timeout=20, rejected=steps.Rejected(tmp_path, "extraction"))
+
+    def documents():
+        yield Document("", "empty", metadata={})  # rejected: the file of rejected pages is open now
+        yield Document(html, "first", metadata={})
+        for child in psutil.Process().children(recursive=True):
+            if "spawn_main" in " ".join(child.cmdline()):
+                child.kill()
+        time.sleep(0.5)
+        yield Document(html, "second", metadata={})
+
+    assert [document.id for document in extractor.run(documents())][-1] == "second"

@@ -4,6 +4,7 @@ Readers that count what they cannot read, an extractor that loses no page silent
 that need no network, a tally between steps, and a writer of rejected pages that names the reason and holds no address.
 """
 
+import copy
 import ctypes
 import hashlib
 import logging
@@ -248,6 +249,16 @@ class Urls(URLFilter):
         return super().filter(document) if document.metadata.get("url") else True  # rows of a dataset may have no URL
 
 
+class Sandbox(ExtractorSandbox):
+    """datatrove's sandbox that can be started again under spawn: dead processes cannot be pickled for the next."""
+
+    def _ensure_process(self, extract_fn: Callable) -> None:
+        if self.process is None or not self.process.is_alive():
+            self._cleanup_process()
+            self.all_processes.clear()
+        super()._ensure_process(extract_fn)
+
+
 class Extract(Trafilatura):
     """datatrove's Trafilatura in its sandbox process; a page that times out, crashes it or has no text is rejected.
 
@@ -267,12 +278,14 @@ class Extract(Trafilatura):
         return super().extract(text)
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        with self.rejected as rejected, ExtractorSandbox(timeout=max(self.timeout, 1), warmup_text="") as sandbox:
+        alone = copy.copy(self)  # what the sandbox gets, each time it is started: without files that are open by then
+        alone.rejected = None
+        with self.rejected as rejected, Sandbox(timeout=max(self.timeout, 1), warmup_text="") as sandbox:
             for document in data:
                 text, reason = None, "no_text"
                 with self.track_time():
                     try:
-                        text = sandbox.process_document(document.text, self.extract)
+                        text = sandbox.process_document(document.text, alone.extract)
                     except TimeoutError:
                         reason = "timeout"
                     except (EOFError, BrokenPipeError, ConnectionResetError):
