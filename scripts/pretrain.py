@@ -13,9 +13,10 @@ from pathlib import Path
 
 from transformers import TrainingArguments, set_seed
 
+from crawl2chat.data.tokens import PackedRows, Source, held_out_texts, write_tokens
 from crawl2chat.model import build_model, check_fit, count_parameters, fast_on_cpu, flops_per_token, peak_flops
 from crawl2chat.muon import muon_optimizer
-from crawl2chat.pretraining import PackedRows, PretrainingTrainer, Source, held_out_texts, write_tokens
+from crawl2chat.pretraining import PretrainingTrainer
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import finish, write_text

@@ -8,7 +8,8 @@ import torch
 from tests.tiny import tiny_model, tiny_tokenizer
 from transformers import TrainingArguments, set_seed
 
-from crawl2chat.pretraining import PackedRows, PretrainingTrainer, Source, Tokens, held_out, write_tokens
+from crawl2chat.data.tokens import PackedRows, Source, Tokens, held_out, write_tokens
+from crawl2chat.pretraining import PretrainingTrainer
 from crawl2chat.protocol import END_OF_TEXT
 
 LENGTH = 8
