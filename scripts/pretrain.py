@@ -10,13 +10,21 @@ accelerate launch --config_file accelerate_configs/cpu.yaml scripts/pretrain.py 
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean, median
 
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from crawl2chat.data.tokens import PackedRows, Source, held_out_texts, write_tokens
-from crawl2chat.model import build_model, check_fit, count_parameters, fast_on_cpu, flops_per_token, peak_flops
-from crawl2chat.muon import muon_optimizer
-from crawl2chat.pretraining import PretrainingTrainer
+from crawl2chat.model import (
+    build_model,
+    check_fit,
+    count_parameters,
+    fast_on_cpu,
+    fastest_attention,
+    flops_per_token,
+    peak_flops,
+)
+from crawl2chat.pretraining import PretrainingArguments, PretrainingTrainer
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import finish, write_text
@@ -34,16 +42,13 @@ class PretrainConfig:
         default=0.01, metadata={"help": "share of documents never trained on", "gt": 0, "lt": 0.5}
     )
     held_out_documents: int = field(default=64, metadata={"help": "held-out documents scored a source", "gt": 0})
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "train the hidden matrices by Muon at this rate, the rest by AdamW", "gt": 0}
-    )
     prompts: list[str] = field(default_factory=list, metadata={"help": "continued at every evaluation"})
 
 
-RECIPE = (PretrainConfig, TrainingArguments)
+RECIPE = (PretrainConfig, PretrainingArguments)
 
 
-def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
+def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     set_seed(training_args.seed)
     fast_on_cpu(training_args)
 
@@ -67,17 +72,13 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
         print(f"pretrain: {name} is read {epochs:.2f} times")
 
     # model
-    model = build_model(config.model, tokenizer)
+    model = build_model(config.model, tokenizer, fastest_attention(training_args.device, config.max_length))
     check_fit(model, tokenizer, config.tokenizer)
     flops = flops_per_token(model, config.max_length)
     tokens = rows * config.max_length
     print(f"pretrain: {count_parameters(model):,} parameters, {tokens:,} tokens, {flops * tokens:.2e} FLOPs")
 
     # trainer
-    optimizer = None
-    if config.muon_learning_rate:
-        rates = training_args.learning_rate, config.muon_learning_rate
-        optimizer = muon_optimizer(model, *rates, training_args.weight_decay)
     shares = {source.name: weight / sum(weights) for source, weight in zip(config.datasets, weights, strict=True)}
     trainer = PretrainingTrainer(
         model=model,
@@ -87,13 +88,13 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
         processing_class=tokenizer,
         shares={s.name: shares[s.name] * s.bytes / len(s.ids) for s in sources},
         prompts=config.prompts,
-        optimizers=(optimizer, None),
+        fingerprint={"data": train_dataset.fingerprint(), "model": config.model},
     )
 
     # train
-    if not training_args.resume_from_checkpoint:
+    if not trainer.find_start():
         (output / "samples.jsonl").unlink(missing_ok=True)
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    trainer.run()
     evaluation = trainer.evaluate()
 
     # save
@@ -101,14 +102,14 @@ def main(config: PretrainConfig, training_args: TrainingArguments) -> None:
     if not trainer.is_world_process_zero():
         return
     write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
-    speed = tokens / result.metrics["train_runtime"]
+    losses, speed = trainer.recent("loss", 5), median(trainer.recent("tokens_per_second", 10_000))
     peak = peak_flops(training_args.device)
     metrics = {
         "parameters": count_parameters(model),
         "tokens": tokens,
-        "muon": int(optimizer is not None),
+        "muon": int(training_args.optim == "muon"),
         "real_prose_share": sum(shares[source.name] for source in config.datasets if source.real_prose),
-        "train_loss": trainer.recent_loss(),
+        "train_loss": fmean(losses),
         "tokens_per_second": speed,
         "flops_per_second": speed * flops,
         **({"mfu": speed * flops / (peak * training_args.world_size)} if peak else {}),

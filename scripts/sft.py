@@ -15,12 +15,13 @@ import torch
 from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
+from crawl2chat.checkpoints import ResumeKeys, SafeCheckpoints
 from crawl2chat.mixture import Part, mix
 from crawl2chat.model import check_fit, fast_on_cpu, load_model
-from crawl2chat.muon import muon_optimizer
+from crawl2chat.muon import MuonKeys, MuonOptimizer
 from crawl2chat.protocol import IM_END, load_tokenizer
 from crawl2chat.recipe import parse_recipe
-from crawl2chat.stage import fail, finish, write_text
+from crawl2chat.stage import finish, write_text
 
 
 @dataclass
@@ -28,15 +29,21 @@ class MixtureConfig:
     """What is trained on."""
 
     datasets: list[Part] = field(metadata={"help": "the mixture: path, fraction of its rows"})
-    muon_learning_rate: float | None = field(
-        default=None, metadata={"help": "train the hidden matrices by Muon at this rate, the rest by AdamW", "gt": 0}
-    )
 
 
-RECIPE = (MixtureConfig, SFTConfig, ModelConfig)
+@dataclass
+class SFTArguments(ResumeKeys, MuonKeys, SFTConfig):
+    """TRL's, with `optim: muon` and how a run goes on."""
 
 
-def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfig) -> None:
+class Finetuning(SafeCheckpoints, MuonOptimizer, SFTTrainer):
+    """TRL's trainer, safe to kill."""
+
+
+RECIPE = (MixtureConfig, SFTArguments, ModelConfig)
+
+
+def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelConfig) -> None:
     set_seed(training_args.seed)
     fast_on_cpu(training_args)
 
@@ -61,23 +68,17 @@ def main(config: MixtureConfig, training_args: SFTConfig, model_args: ModelConfi
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
 
     # trainer
-    optimizer = None
-    if config.muon_learning_rate:
-        if model_args.use_peft:
-            fail("sft: muon_learning_rate is for full finetuning; take it out of the recipe, or use_peft: false")
-        rates = training_args.learning_rate, config.muon_learning_rate
-        optimizer = muon_optimizer(model, *rates, training_args.weight_decay)
-    trainer = SFTTrainer(
+    trainer = Finetuning(
         model=model,
         args=training_args,
         train_dataset=train_dataset,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        optimizers=(optimizer, None),
+        fingerprint={"datasets": repr(config.datasets)},
     )
 
     # train
-    result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    result = trainer.run()
 
     # save
     trainer.save_model()

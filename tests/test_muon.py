@@ -6,6 +6,9 @@ import torch
 from tests.tiny import tiny_model, tiny_tokenizer
 
 from crawl2chat.muon import Muon, muon_optimizer
+from crawl2chat.pretraining import PretrainingArguments
+
+ARGS = PretrainingArguments("unused", optim="muon", learning_rate=1e-3, muon_learning_rate=2e-3, weight_decay=0.1)
 
 
 def test_a_step_is_torchs_muon_step():
@@ -39,7 +42,7 @@ def test_the_rest_is_torchs_adamw():
 
 def test_every_parameter_is_in_one_group_and_embeddings_are_not_muons():
     model = tiny_model(tiny_tokenizer())
-    optimizer = muon_optimizer(model, 1e-3, 2e-3, 0.1)
+    optimizer = muon_optimizer(model, ARGS)
     hidden, rest = (group["params"] for group in optimizer.param_groups)
     assert len(hidden) + len(rest) == len(list(model.parameters()))
     assert all(p.ndim == 2 for p in hidden)
@@ -49,7 +52,7 @@ def test_every_parameter_is_in_one_group_and_embeddings_are_not_muons():
 def test_state_survives_saving():
     model = tiny_model(tiny_tokenizer())
     twin = copy.deepcopy(model)
-    first, second = muon_optimizer(model, 1e-3, 2e-3, 0.1), muon_optimizer(twin, 1e-3, 2e-3, 0.1)
+    first, second = muon_optimizer(model, ARGS), muon_optimizer(twin, ARGS)
 
     def step(network: torch.nn.Module, optimizer: Muon, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
@@ -59,7 +62,7 @@ def test_state_survives_saving():
 
     step(model, first, 1)
     step(twin, second, 1)
-    third = muon_optimizer(twin, 1e-3, 2e-3, 0.1)
+    third = muon_optimizer(twin, ARGS)
     third.load_state_dict(second.state_dict())
     step(model, first, 2)
     step(twin, third, 2)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 from tests.tiny import tiny_model, tiny_tokenizer
-from transformers import TrainingArguments, set_seed
+from transformers import set_seed
 
 from crawl2chat.data.tokens import PackedRows, Source, Tokens, held_out, write_tokens
-from crawl2chat.pretraining import PretrainingTrainer
+from crawl2chat.pretraining import PretrainingArguments, PretrainingTrainer
 from crawl2chat.protocol import END_OF_TEXT
 
 LENGTH = 8
@@ -100,7 +100,7 @@ def train(tmp_path, batch: int, accumulation: int) -> PretrainingTrainer:
     set_seed(0)
     tokenizer = tiny_tokenizer()
     pages = Tokens("pages", np.arange(4000, dtype=np.uint16) % 400, 4000, 1, ["Paris is in France."])
-    args = TrainingArguments(
+    args = PretrainingArguments(
         output_dir=str(tmp_path / f"{batch}x{accumulation}"),
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=accumulation,

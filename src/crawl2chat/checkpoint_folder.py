@@ -19,6 +19,7 @@ from tqdm import tqdm
 SAVING = "_saving"  # a checkpoint that is being written
 EARLIER = "_earlier"  # checkpoints that the run does not go on from
 MANIFEST = "manifest.json"
+FINISHED = "finished"  # an empty file in the checkpoints of a run that has ended: nothing goes on from them by itself
 CHUNK = 1 << 22  # bytes read at a time
 
 
@@ -26,16 +27,6 @@ def checkpoints(output_dir: Path) -> list[Path]:
     """The folders checkpoint-N below `output_dir`, newest first."""
     found = [(re.fullmatch(r"checkpoint-(\d+)", path.name), path) for path in output_dir.glob("checkpoint-*")]
     return [path for _, path in sorted(((int(m[1]), p) for m, p in found if m and p.is_dir()), reverse=True)]
-
-
-def step_of(checkpoint: Path) -> int:
-    """The N of checkpoint-N."""
-    return int(checkpoint.name.rpartition("-")[2])
-
-
-def size(folder: Path) -> int:
-    """Bytes in a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def sync(path: Path) -> None:
@@ -65,13 +56,7 @@ def sha256(folder: Path, names: list[str]) -> dict[str, str]:
 
 
 def seal(saving: Path, final: Path) -> None:
-    """Give a written folder its manifest, sync all of it, and only then its final name.
-
-    A sealed folder of that name is the same step of the same run: it stays, and the new one is dropped.
-    """
-    if (final / MANIFEST).exists():
-        shutil.rmtree(saving)
-        return
+    """Give a written folder its manifest, sync all of it, and only then its final name."""
     names = sorted(path.relative_to(saving).as_posix() for path in saving.rglob("*") if path.is_file())
     for name in names:
         sync(saving / name)
@@ -84,9 +69,32 @@ def seal(saving: Path, final: Path) -> None:
     for folder in [*(path for path in saving.rglob("*") if path.is_dir()), saving]:
         sync(folder)
     if final.exists():
-        shutil.rmtree(final)  # no manifest: never a whole checkpoint
+        os.replace(final, saving.with_name(f"replaced-{final.name}"))
     os.replace(saving, final)
     sync(final.parent)
+
+
+def publish(written: Path, folder: Path) -> None:
+    """Move every file and folder of `written` into `folder`, synced, over those of the same names; weights that are
+    left of an older model go.
+    """
+    for path in written.rglob("*"):
+        sync(path)
+    for pattern in ("*.safetensors", "*.safetensors.index.json", "pytorch_model*"):
+        for stale in folder.glob(pattern):
+            if not (written / stale.name).exists():
+                stale.unlink()
+    for path in written.iterdir():
+        if path.is_dir():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+        os.replace(path, folder / path.name)
+    sync(folder)
+
+
+def mark_finished(output_dir: Path) -> None:
+    """The run has ended: the same command begins anew from now on."""
+    for checkpoint in checkpoints(output_dir):
+        (checkpoint / FINISHED).touch()
 
 
 def damage(checkpoint: Path) -> str | None:
@@ -111,9 +119,8 @@ def damage(checkpoint: Path) -> str | None:
     return f"{changed[0]} is not what was written" if changed else None
 
 
-def set_aside(output_dir: Path, which: list[Path] | None = None) -> str | None:
-    """Move checkpoints (all by default) to `_earlier`, over those of the same names; a line that says so, or None."""
-    which = checkpoints(output_dir) if which is None else which
+def set_aside(output_dir: Path, which: list[Path]) -> str | None:
+    """Move checkpoints to `_earlier`, over those of the same names; a line that says so, or None."""
     if not which:
         return None
     (output_dir / EARLIER).mkdir(exist_ok=True)
@@ -122,7 +129,7 @@ def set_aside(output_dir: Path, which: list[Path] | None = None) -> str | None:
         shutil.rmtree(target, ignore_errors=True)
         os.replace(checkpoint, target)
     names = ", ".join(path.name for path in which)
-    return f"checkpoints: {names} moved to {output_dir / EARLIER}; delete that folder when it is not needed"
+    return f"{names} moved to {output_dir / EARLIER}; delete that folder when it is not needed"
 
 
 def rotate(output_dir: Path, limit: int | None, best: str | None) -> None:

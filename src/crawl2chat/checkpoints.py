@@ -3,24 +3,45 @@
 What it promises, beyond the Trainer's own checkpoints:
 - a checkpoint is whole or not there (checkpoint_folder.py), and one that was altered is named and passed over;
 - the same command goes on from the newest whole one, and every later loss is that of an uninterrupted run;
-- a recipe that changed in between is named and refused, unless `allow_drift: true`;
+- a recipe that changed in between is named and refused (drift.py), unless `allow_drift: true`;
 - a loss or gradient that is not finite stops the run before the update;
 - a disk that is too small is refused before the first step, and one that fills up leaves the last checkpoint whole.
 
 On several machines `output_dir` must be a folder that all of them share.
 """
 
+import errno
+import json
+import math
 import shutil
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate.utils import broadcast_object_list
+from safetensors import SafetensorError
 from transformers import TrainerCallback
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import SaveStrategy, TrainOutput
 
-from crawl2chat.checkpoint_folder import SAVING, checkpoints, damage, rotate, seal, set_aside, step_of
-from crawl2chat.stage import fail
+from crawl2chat.checkpoint_folder import (
+    FINISHED,
+    SAVING,
+    checkpoints,
+    damage,
+    publish,
+    rotate,
+    seal,
+    set_aside,
+)
+from crawl2chat.drift import changes, facts
+from crawl2chat.stage import fail, write_text
+
+RUN = "run.json"  # in every checkpoint: the run's facts, its seconds so far, and what it was told to start from
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass
@@ -36,6 +57,19 @@ class ResumeKeys:
     )
 
 
+class Token(str):
+    """A secret that works as text, and is pickled and shown as nothing: training_args.bin holds the arguments."""
+
+    def __reduce__(self):
+        return type(None), ()
+
+    def __deepcopy__(self, memo) -> "Token":
+        return self
+
+    def __repr__(self) -> str:
+        return "'***'"
+
+
 class Watch(TrainerCallback):
     """The Trainer's events that SafeCheckpoints needs."""
 
@@ -44,12 +78,20 @@ class Watch(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.began = time.time()
+        if state.is_world_process_zero:
+            self.trainer.check_disk()
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.trainer.check_numbers()
 
     def on_step_end(self, args, state, control, **kwargs):
         # the mean loss since the last row of the log is no part of a checkpoint: a save begins a new row
         control.should_log |= control.should_save
 
-    on_epoch_end = on_step_end
+    def on_epoch_end(self, args, state, control, **kwargs):
+        if state.global_step == self.trainer.find_start():  # nothing was trained: it was all done before
+            control.should_save = control.should_evaluate = False
+        control.should_log |= control.should_save
 
 
 class SafeCheckpoints:
@@ -58,85 +100,103 @@ class SafeCheckpoints:
     Args:
         fingerprint: what the run depends on beyond its arguments, model and tokenizer ({"data": ..., ...}, JSON
             values): kept in every checkpoint, and compared when the run goes on.
+
+    Attributes:
+        seconds: after `run`, the training time of the whole run over all its starts, each step counted once.
     """
 
     def __init__(self, *args, fingerprint: dict | None = None, **kwargs):
         super().__init__(*args, **kwargs)
-        self.fingerprint = fingerprint or {}
-        self.seconds, self.began = 0.0, time.time()
-        self._start: Path | None | bool = False  # False: not looked for yet
-        self._redirect: str | None = None
+        if self.args.save_on_each_node:
+            fail("save_on_each_node: a checkpoint is one folder; share output_dir between the machines, and leave it")
+        if self.args.hub_token:
+            self.args.hub_token = Token(self.args.hub_token)
         self.args.logging_nan_inf_filter = False  # it hides a NaN, and asks the device for each micro-batch's loss
+        self.fingerprint = fingerprint or {}
+        self.seconds = self.began = 0.0
+        self.started: tuple[Path | None, int] | None = None  # the checkpoint gone on from and its step, once known
+        self.facts: dict | None = None
+        self._redirect: str | None = None
+        self._losses: list[torch.Tensor] = []
+        self._norm: torch.Tensor | float | None = None
         self.add_callback(Watch(self))
+
+    # -- where the run begins
 
     def find_start(self) -> int:
         """The steps that are done already: those of the checkpoint that `run` goes on from, 0 where it begins anew.
 
-        Every rank must call it. Exits 1 on a checkpoint that was asked for and cannot be used.
+        Every rank must call it. Exits 1 on a checkpoint that was asked for and cannot be used, and on drift.
         """
-        if self._start is False:
-            found = [self._look() if self.is_world_process_zero() else None]
-            self._start = broadcast_object_list(found)[0]
-        return step_of(self._start) if self._start else 0
+        if self.started is None:
+            answer, stop = (None, 0), None
+            self.facts = facts(self, self.fingerprint)
+            if self.is_world_process_zero():
+                try:
+                    answer = self._look()
+                except SystemExit as error:
+                    stop = error.code
+            answer, stop = broadcast_object_list([answer, stop])
+            if stop is not None:
+                sys.exit(stop if self.is_world_process_zero() else 1)
+            self.started = answer
+            self.seconds = _run_of(answer[0]).get("seconds", 0.0) if answer[0] else 0.0
+        return self.started[1]
 
-    def _look(self) -> Path | None:
+    def _look(self) -> tuple[Path | None, int]:
+        """(checkpoint, its step): on the main rank, with a line for everything that is passed over or moved."""
         output, wanted = Path(self.args.output_dir), self.args.resume_from_checkpoint
+        choice = str(wanted).lower()
         if (output / SAVING).exists():
-            unfinished = ", ".join(sorted(path.name for path in (output / SAVING).iterdir())) or "nothing"
-            print(f"checkpoints: {unfinished} was not finished; removed", flush=True)
+            unfinished = ", ".join(sorted(path.name for path in (output / SAVING).iterdir())) or "an empty folder"
+            say(f"{output / SAVING}: {unfinished} was not finished; removed")
             shutil.rmtree(output / SAVING)
-        anew = str(wanted).lower() == "false" or (output / "metrics.json").exists()
-        if not anew and str(wanted).lower() not in ("none", "true", ""):
-            problem = damage(Path(wanted))
-            if problem:
-                fail(f"resume_from_checkpoint: {wanted}: {problem}; give another one, or leave the key out")
-            return Path(wanted)
-        start, found = None, checkpoints(output)
-        for path in [] if anew else found:
+        found = checkpoints(output)
+        finished = any((path / FINISHED).exists() for path in found) or (output / "metrics.json").exists()
+        if choice not in ("none", "true", "false", ""):
+            # begun from there before, and killed: the newest of what came of it
+            candidates = [path for path in found if _run_of(path).get("from") == wanted] + [Path(wanted)]
+        else:
+            candidates = [] if choice == "false" or finished else found
+        start = None
+        for path in candidates:
             problem = damage(path)
+            if not problem and not any(path.glob("rng_state*.pth")):
+                problem = "holds the weights alone (save_only_model)"
             if not problem:
                 start = path
                 break
-            print(f"checkpoints: {path}: {problem}; passed over", flush=True)
-        line = set_aside(output, found[: found.index(start)] if start else found)
-        if line:
-            print(line, flush=True)
+            if path == Path(str(wanted)):
+                fail(f"resume_from_checkpoint: {path}: {problem}; name another checkpoint, or leave the key out")
+            say(f"{path}: {problem}; passed over")
         if start:
-            print(f"checkpoints: going on from {start}", flush=True)
-        elif found:
-            print("checkpoints: the run begins anew", flush=True)
-        return start
+            self._refuse_drift(start)
+            say(f"going on from {start}")
+        elif candidates:
+            say("no whole checkpoint is left, the run begins anew")
+        moved = set_aside(output, found[: found.index(start)] if start in found else found)
+        if moved:
+            say(moved)
+        return start, json.loads((start / "trainer_state.json").read_text())["global_step"] if start else 0
+
+    def _refuse_drift(self, start: Path) -> None:
+        drift = changes(_run_of(start)["facts"], self.facts)
+        listed = "; ".join(drift[:12]) + f"; and {len(drift) - 12} more" * (len(drift) > 12)
+        if drift and not getattr(self.args, "allow_drift", False):
+            fail(
+                f"{start} was trained by another recipe: {listed}. Put it back; or go on anyway with --allow_drift "
+                "true; or begin anew with --resume_from_checkpoint false"
+            )
+        if drift:
+            say(f"going on by another recipe (allow_drift): {listed}")
 
     def run(self) -> TrainOutput:
-        """Train from the newest whole checkpoint, or from the start, to the end.
-
-        Afterwards `seconds` is the training time of the whole run, over all its starts, each step counted once.
-        """
+        """Train to the end: from the newest whole checkpoint of `output_dir`, or from the start."""
         self.find_start()
-        return self.train(resume_from_checkpoint=str(self._start) if self._start else None)
-
-    def _get_output_dir(self, trial) -> str:
-        return self._redirect or super()._get_output_dir(trial)
-
-    def _save_checkpoint(self, model, trial) -> None:
-        output = Path(super()._get_output_dir(trial))
-        name = f"checkpoint-{self.state.global_step}"
-        self._redirect = str(output / SAVING)
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._redirect = None
-        self.accelerator.wait_for_everyone()
-        if self.is_world_process_zero():
-            seal(output / SAVING / name, output / name)
-            rotate(output, self.args.save_total_limit, self.state.best_model_checkpoint)
-            shutil.rmtree(output / SAVING, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(output / name))
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing yet: `_save_checkpoint` pushes when the folder has its final name."""
+        start, before = self.started[0], self.seconds
+        result = self.train(resume_from_checkpoint=str(start) if start else None)
+        self.seconds = before + time.time() - self.began
+        return result
 
     def get_batch_samples(self, *args, **kwargs):
         """No more batches once every step is done: a run that was killed after its last checkpoint takes none."""
@@ -144,3 +204,177 @@ class SafeCheckpoints:
             self.control.should_training_stop = True
             return [], None
         return super().get_batch_samples(*args, **kwargs)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """After an allowed drift the rates are the recipe's from here on, not those the checkpoint remembers."""
+        groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
+        rates = list(getattr(self.lr_scheduler, "base_lrs", []))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint and rates and getattr(self.args, "allow_drift", False) and not self.is_deepspeed_enabled:
+            self.lr_scheduler.base_lrs = rates
+            factors = [shape(self.lr_scheduler.last_epoch) for shape in self.lr_scheduler.lr_lambdas]
+            for group, own, rate, factor in zip(self.optimizer.param_groups, groups, rates, factors, strict=True):
+                group |= {**own, "initial_lr": rate, "lr": rate * factor}
+
+    # -- writing
+
+    def _get_output_dir(self, trial) -> str:
+        return self._redirect or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model, trial) -> None:
+        output, name = Path(super()._get_output_dir(trial)), f"checkpoint-{self.state.global_step}"
+        saving = output / SAVING / name
+        with self._room(output, name):
+            self._redirect = str(output / SAVING)
+            try:
+                super()._save_checkpoint(model, trial)
+            finally:
+                self._redirect = None
+            best = self.state.best_model_checkpoint
+            if best and Path(best).parent == output / SAVING:
+                self.state.best_model_checkpoint = str(output / name)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                self.state.save_to_json(str(saving / "trainer_state.json"))
+                seconds, origin = self.seconds + time.time() - self.began, self.args.resume_from_checkpoint
+                run = {"facts": self.facts, "seconds": seconds, "from": origin, "torch": torch.__version__}
+                write_text(saving / RUN, json.dumps(run, indent=1))
+                self._check_ranks(saving)
+                seal(saving, output / name)
+        if self.is_world_process_zero():
+            rotate(output, self.args.save_total_limit, self.state.best_model_checkpoint)
+            shutil.rmtree(output / SAVING, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            super()._push_from_checkpoint(str(output / name))
+
+    def _check_ranks(self, saving: Path) -> None:
+        ranks = len(list(saving.glob("rng_state_*.pth")))
+        if self.args.world_size > 1 and not self.args.save_only_model and ranks != self.args.world_size:
+            fail(
+                f"{saving}: {ranks} of {self.args.world_size} ranks wrote here; "
+                "output_dir must be a folder that all machines share"
+            )
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        """Nothing yet: `_save_checkpoint` pushes when the folder has its final name."""
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The finished model: written aside and synced, then each file takes the place of its predecessor."""
+        if _internal_call:
+            return super().save_model(output_dir, _internal_call=True)
+        output = Path(output_dir or self.args.output_dir)
+        with self._room(output, "the model"):
+            super().save_model(str(output / SAVING / "model"), _internal_call=True)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                publish(output / SAVING / "model", output)
+                shutil.rmtree(output / SAVING)
+        self.accelerator.wait_for_everyone()
+        if self.args.push_to_hub:
+            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+
+    @contextmanager
+    def _room(self, output: Path, what: str) -> Iterator[None]:
+        """Remove what was half written when anything goes wrong, and say it in one line where the disk is full."""
+        try:
+            yield
+        except BaseException as error:
+            shutil.rmtree(output / SAVING, ignore_errors=True)
+            if not isinstance(error, OSError | RuntimeError | SafetensorError) or not _is_full(error):
+                raise
+            free = shutil.disk_usage(output).free
+            last = next((f"{path} is whole" for path in checkpoints(output) if not damage(path)), "none is whole yet")
+            fail(
+                f"{what} could not be written to {output}, {free / 1e9:.1f} GB are free "
+                f"({str(error).splitlines()[0]}); make room and start the same command again (checkpoints: {last})"
+            )
+
+    def check_disk(self) -> None:
+        """Refuse a run whose checkpoints and model the disk cannot hold, as far as they can be counted beforehand."""
+        args, state, output = self.args, self.state, Path(self.args.output_dir)
+        model = self.accelerator.unwrap_model(self.model)
+        parameters = [(getattr(p, "ds_numel", p.numel()), p.element_size(), p) for p in model.parameters()]
+        weights = sum(count * size for count, size, _ in parameters)
+        if self.is_deepspeed_enabled:  # fp32 weights and AdamW's two states
+            states = sum(12 * count for count, _, p in parameters if p.requires_grad)
+        else:
+            groups = self.optimizer.param_groups
+            per_group = [
+                1 if group.get("muon") else 2 if "betas" in group or "muon" in group else 0 for group in groups
+            ]
+            states = sum(
+                n * p.numel() * p.element_size() for n, g in zip(per_group, groups, strict=True) for p in g["params"]
+            )
+        left = {
+            SaveStrategy.STEPS: math.ceil((state.max_steps - state.global_step) / max(state.save_steps, 1)),
+            SaveStrategy.EPOCH: math.ceil(state.num_train_epochs - (state.epoch or 0)),
+            SaveStrategy.BEST: 1,
+        }.get(args.save_strategy, 0)
+        if args.save_total_limit and left:  # one more than the limit while the newest is being written
+            left = max(1, min(left, args.save_total_limit + 1 - len(checkpoints(output))))
+        one = weights + states * (not args.save_only_model)
+        needed, free = left * one + weights, shutil.disk_usage(output).free
+        if needed > free:
+            fail(
+                f"{output}: {needed / 1e9:.2f} GB are needed ({left} checkpoints of {one / 1e9:.2f} GB and the model's "
+                f"{weights / 1e9:.2f}), {free / 1e9:.2f} GB are free; make room, lower save_total_limit "
+                f"({args.save_total_limit}) or raise save_steps ({args.save_steps})"
+            )
+
+    # -- numbers
+
+    def training_step(self, *args, **kwargs) -> torch.Tensor:
+        loss = super().training_step(*args, **kwargs)
+        self._losses.append(loss.detach())
+        return loss
+
+    def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float | None:
+        self._norm = super()._get_grad_norm(*args, **kwargs)
+        return self._norm
+
+    def check_numbers(self) -> None:
+        """Exit 1 before the update where the step's loss or gradient is NaN or infinite.
+
+        On a GPU this waits for the device once a step (not once a micro-batch): the update must not be launched
+        before the answer is known. DeepSpeed updates inside the backward pass, and leaves such an update out by
+        itself; fp16's loss scaling does the same and goes on, so there only the loss is looked at.
+        """
+        (losses, self._losses), (norm, self._norm) = (self._losses, []), (self._norm, None)
+        loss = torch.stack(losses).sum() if losses else torch.zeros(())
+        if norm is None:
+            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
+        norm = torch.as_tensor(norm, dtype=torch.float32).to(loss.device)
+        if self.args.fp16:
+            norm = torch.zeros_like(norm)
+        elif self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped:
+            norm = torch.full_like(norm, torch.inf)
+        if torch.isfinite(loss.float() + norm):
+            return
+        if self.is_world_process_zero() or not torch.isfinite(loss):
+            last = next((str(path) for path in checkpoints(Path(self.args.output_dir))), "none yet")
+            fail(
+                f"step {self.state.global_step + 1}: the loss is {loss.item():.4g} and the gradient norm "
+                f"{norm.item():.4g}; stopped before the update (last checkpoint: {last}). The same command would end "
+                "here again: look at the data of this step, or lower learning_rate or set max_grad_norm and go on "
+                "with --allow_drift true"
+            )
+        sys.exit(1)
+
+
+def say(line: str) -> None:
+    print(f"checkpoints: {line}", flush=True)
+
+
+def _run_of(checkpoint: Path) -> dict:
+    """What run.json says; nothing where the checkpoint is damaged, which is found out elsewhere."""
+    try:
+        return json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+
+
+def _is_full(error: BaseException) -> bool:
+    """Whether a write failed for want of room; torch and safetensors say it in words alone."""
+    words = ("PytorchStreamWriter", "No space left", "os error 28", "os error 122", "os error 27", "File too large")
+    return getattr(error, "errno", None) in FULL or any(word in str(error) for word in words)

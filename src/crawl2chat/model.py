@@ -29,15 +29,25 @@ PEAK_FLOPS = {
 }
 
 
-def build_model(config: dict, tokenizer: PreTrainedTokenizerBase, pad_vocab_to: int = 64) -> PreTrainedModel:
+def fastest_attention(device: torch.device, length: int) -> str | None:
+    """"eager" for rows of up to 512 tokens on a CPU, where its SDPA kernel's backward pass is up to 7 times slower;
+    None, the architecture's own choice, elsewhere.
+    """
+    return "eager" if device.type == "cpu" and length <= 512 else None
+
+
+def build_model(
+    config: dict, tokenizer: PreTrainedTokenizerBase, attention: str | None = None, pad_vocab_to: int = 64
+) -> PreTrainedModel:
     """A causal language model with random weights.
 
     `config` holds `model_type` (llama, qwen3, gpt2, ...), that architecture's own keys, and perhaps
-    `attn_implementation` for the training run (it is not saved). The vocabulary is the tokenizer's, rounded up to a
+    `attn_implementation` for the training run, in place of `attention` (it is not saved). The vocabulary is the tokenizer's, rounded up to a
     multiple of `pad_vocab_to` for faster matrix products.
     """
     config = dict(config)
-    model_type, attention = config.pop("model_type", None), config.pop("attn_implementation", None)
+    model_type = config.pop("model_type", None)
+    attention = config.pop("attn_implementation", attention)
     if model_type is None:
         fail(
             "model: a model from random weights needs `model_type` (llama, qwen3, gpt2, ...) in the recipe's `model:`"

@@ -8,9 +8,14 @@ several times faster.
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 import torch
 from torch.optim.adamw import adamw
+from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
+
+from crawl2chat.stage import fail
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, Jordan et al. 2024
 
@@ -33,7 +38,7 @@ class Muon(torch.optim.Optimizer):
     """One optimizer of two kinds of groups: {"muon": True} by Muon, {"muon": False} by AdamW.
 
     Args:
-        params: parameter groups, each with "muon", "lr" and "weight_decay"; see `muon_groups`.
+        params: parameter groups, each with "muon", "lr" and "weight_decay"; see `muon_optimizer`.
         momentum: Muon's, with Nesterov's look ahead.
         betas, eps: AdamW's.
     """
@@ -93,24 +98,59 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def muon_optimizer(
-    model: torch.nn.Module, learning_rate: float, muon_learning_rate: float, weight_decay: float
-) -> Muon:
+def muon_optimizer(model: torch.nn.Module, args: TrainingArguments) -> Muon:
     """Muon with `muon_learning_rate` on the hidden matrices; AdamW with `learning_rate`, undecayed, on embeddings,
-    head and vectors.
+    head and vectors. Stops with one line for an adapter, whose small factors are no hidden matrices.
     """
-    ends = {
-        id(module.weight)
-        for module in (model.get_input_embeddings(), model.get_output_embeddings())
-        if module is not None
-    }
+    if any("lora_" in name for name, _ in model.named_parameters()):
+        fail("optim: muon is for whole weights, not for LoRA's factors; take `optim: muon` out, or use_peft: false")
+    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
+    ends |= {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}  # GPT-2's positions
     trained = [p for p in model.parameters() if p.requires_grad]
     hidden = [p for p in trained if p.ndim == 2 and id(p) not in ends]
     chosen = {id(p) for p in hidden}
     rest = [p for p in trained if id(p) not in chosen]
-    return Muon(
-        [
-            {"params": hidden, "muon": True, "lr": muon_learning_rate, "weight_decay": weight_decay},
-            {"params": rest, "muon": False, "lr": learning_rate, "weight_decay": 0.0},
-        ]
+    rate = args.muon_learning_rate or args.learning_rate
+    groups = [
+        {"params": hidden, "muon": True, "lr": rate, "weight_decay": args.weight_decay},
+        {"params": rest, "muon": False, "lr": args.learning_rate, "weight_decay": 0.0},
+    ]
+    return Muon(groups, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)
+
+
+@dataclass
+class MuonKeys:
+    """`optim: muon` in a recipe: a base of our arguments classes, before the library's."""
+
+    optim: str = field(
+        default="adamw_torch",
+        metadata={"help": "the optimizer", "choices": ["muon", *(name.value for name in OptimizerNames)]},
     )
+    muon_learning_rate: float | None = field(
+        default=None, metadata={"help": "Muon's, for the hidden matrices; by default learning_rate", "gt": 0}
+    )
+
+    def __post_init__(self):
+        muon = self.optim == "muon"
+        if muon:  # a name that the library does not know
+            self.optim = OptimizerNames.ADAMW_TORCH
+        elif self.muon_learning_rate is not None:
+            raise ValueError("muon_learning_rate needs `optim: muon`")
+        super().__post_init__()
+        if muon:
+            self.optim = "muon"
+
+
+class MuonOptimizer:
+    """Mixin before a transformers Trainer: makes the optimizer where the arguments say `optim: muon`."""
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        if self.args.optim != "muon" or self.optimizer is not None:
+            return super().create_optimizer(model)
+        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+            fail(
+                "optim: muon needs whole matrices, and this launch shards them; "
+                "launch with accelerate_configs/ddp.yaml, or set optim: adamw_torch"
+            )
+        self.optimizer = muon_optimizer(self.model, self.args)
+        return self.optimizer

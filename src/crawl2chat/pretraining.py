@@ -1,27 +1,76 @@
-"""The Trainer that reads packed rows: lean, and evaluated by bits per byte and by samples."""
+"""The Trainer that reads packed rows: lean in every step, and evaluated by what it has learned.
 
+What differs from transformers' Trainer: micro-batches are cut straight from the memory-mapped tokens, by their number,
+so there is no loader to skip through on resume; the loss makes no copies of the logits (loss.py); the FLOPs of a step
+are counted once, not in a walk over the modules at each; the garbage collector runs at evaluations, not in between.
+"""
+
+import gc
 import json
+import time
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.data import Dataset, SequentialSampler
+from torch.utils.data import DataLoader
 from tqdm import tqdm
-from transformers import Trainer
+from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
+from crawl2chat.checkpoints import ResumeKeys, SafeCheckpoints
 from crawl2chat.engine import complete
 from crawl2chat.evaluation import bits_per_byte
+from crawl2chat.loss import return_the_loss_alone
+from crawl2chat.model import flops_per_token, peak_flops
+from crawl2chat.muon import MuonKeys, MuonOptimizer
 
 
-def collate(rows: list[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-    """Rows of one length to {"input_ids", "labels"}: (batch, max_length). No mask: nothing is padded."""
-    ids = torch.stack([row["input_ids"] for row in rows])
-    return {"input_ids": ids, "labels": ids}
+@dataclass
+class PretrainingArguments(ResumeKeys, MuonKeys, TrainingArguments):
+    """TrainingArguments with `optim: muon` and how a run goes on."""
 
 
-class PretrainingTrainer(Trainer):
-    """Trainer for packed rows: reads them in the run's order, and evaluates by bits per byte and by samples.
+class Rhythm(TrainerCallback):
+    """No garbage collection between evaluations: what a step leaves is freed by counting references. The last steps
+    have their row in the log, however few they are.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= state.global_step >= state.max_steps
+
+    def on_evaluate(self, args, state, control, **kwargs):
+        gc.collect()
+
+    def on_train_end(self, args, state, control, **kwargs):
+        gc.enable()
+        gc.unfreeze()
+
+
+class Progress(ProgressCallback):
+    """The bar, and one line of words for each row of the log."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.training_bar is None or "loss" not in logs:
+            return
+        words = f"step {state.global_step:,}: loss {logs['loss']:.3f}"
+        if "grad_norm" in logs:
+            words += f", gradient {logs['grad_norm']:.2f}"
+        words += f", rate {logs['learning_rate']:.1e}, {logs['tokens']:,} tokens"
+        if "tokens_per_second" in logs:
+            words += f", {logs['tokens_per_second']:,.0f} a second"
+        self.training_bar.write(words)
+
+
+class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, Trainer):
+    """Trainer for packed rows, evaluated by bits per byte and by samples.
+
+    Micro-batch k of rank r is rows (k * ranks + r) * batch onwards of the run: a pure function of the seed.
 
     Args:
         shares: bytes that each source contributes to a training token, which weigh its held-out bits per byte.
@@ -29,28 +78,70 @@ class PretrainingTrainer(Trainer):
     """
 
     def __init__(self, *args, shares: dict[str, float], prompts: Sequence[str], **kwargs):
-        super().__init__(*args, data_collator=collate, **kwargs)
+        super().__init__(*args, **kwargs)
         self.shares, self.prompts = shares, list(prompts)
         self.max_length = self.train_dataset.max_length
         self.model_accepts_loss_kwargs = False
+        self.seconds_beside = 0.0  # evaluations of this process
+        self.logged = None  # (step, time, seconds_beside) of the last row of the log
+        self.flops_per_token = flops_per_token(self.model, self.max_length)
+        if not self.args.use_liger_kernel and not return_the_loss_alone(self.model):
+            print(f"pretrain: {self.model.config.model_type} computes its own loss, with whole logits in memory")
+        self.add_callback(Rhythm())
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Progress())
+
+    @property
+    def tokens_per_step(self) -> int:
+        args = self.args
+        return args.train_batch_size * args.gradient_accumulation_steps * args.world_size * self.max_length
+
+    def get_train_dataloader(self) -> DataLoader:
+        """For its length alone: `get_batch_samples` reads the rows."""
+        return DataLoader(self.train_dataset, self.args.train_batch_size * self.args.world_size)
+
+    def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
+        """The micro-batches of the step at hand, and no count of their items (all rows are whole)."""
+        if self.state.global_step >= self.state.max_steps:
+            return super().get_batch_samples(epoch_iterator, num_batches, device)
+        self.logged = self.logged or (self.state.global_step, time.perf_counter(), self.seconds_beside)
+        size, ranks = self.args.train_batch_size, self.args.world_size
+        first = self.state.global_step * self.args.gradient_accumulation_steps
+        batches = []
+        for k in range(first, first + num_batches):
+            start = (k * ranks + self.args.process_index) * size
+            ids = torch.from_numpy(self.train_dataset.batch(range(start, start + size)))
+            if device.type == "cuda":
+                ids = ids.pin_memory().to(device, non_blocking=True)
+            batches.append({"input_ids": ids, "labels": ids})
+        return batches, None
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Mean next-token cross-entropy (nats), on the logits in the type the model made them: at a small size their
-        fp32 copies cost a fifth of a step. A wrapped model (DDP, DeepSpeed) must be called whole and takes the
-        Trainer's way.
-        """
-        if return_outputs or model is not self.accelerator.unwrap_model(model):
-            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        with self.accelerator.autocast():
-            hidden = model.base_model(inputs["input_ids"], use_cache=False).last_hidden_state[:, :-1]
-            logits = model.get_output_embeddings()(hidden)
-        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), inputs["labels"][:, 1:].flatten()).float()
+        outputs = model(**inputs)
+        return (outputs.loss, outputs) if return_outputs else outputs.loss
 
-    def _get_train_sampler(self, dataset: Dataset | None = None) -> SequentialSampler:
-        return SequentialSampler(self.train_dataset)
+    def floating_point_ops(self, inputs) -> int:
+        return self.flops_per_token * inputs["input_ids"].numel()
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """With the tokens and FLOPs that the run has taken so far, and the speed since the last row."""
+        step, now = self.state.global_step, time.perf_counter()
+        tokens = step * self.tokens_per_step
+        logs = {**logs, "tokens": tokens, "flops": float(tokens * self.flops_per_token)}
+        if "loss" in logs:
+            if self.logged and step > self.logged[0]:
+                seconds = now - self.logged[1] - (self.seconds_beside - self.logged[2])
+                logs["tokens_per_second"] = (step - self.logged[0]) * self.tokens_per_step / seconds
+                if peak := peak_flops(self.args.device):
+                    used = logs["tokens_per_second"] * self.flops_per_token
+                    logs["mfu"] = used / (peak * self.args.world_size)
+            self.logged = step, now, self.seconds_beside
+        super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
         """{"eval_bits_per_byte", "eval_bits_per_byte_<source>"}; also writes the samples of this moment."""
+        began = time.perf_counter()
         model = self.accelerator.unwrap_model(self.model).eval()
         texts = defaultdict(list)
         for row in eval_dataset or self.eval_dataset:
@@ -66,22 +157,23 @@ class PretrainingTrainer(Trainer):
         }
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        if self.prompts and self.is_world_process_zero():
-            completions = complete(model, self.processing_class, self.prompts, max_new_tokens=32)
-            with open(Path(self.args.output_dir) / "samples.jsonl", "a", encoding="utf-8") as handle:
-                for prompt, completion in zip(self.prompts, completions, strict=True):
-                    row = {"step": self.state.global_step, "prompt": prompt, "text": completion.text}
-                    handle.write(json.dumps(row) + "\n")
-                    tqdm.write(f"  step {self.state.global_step}: {prompt}|{completion.text!r}")
+        if self.is_world_process_zero():
+            tqdm.write(f"step {self.state.global_step:,}: {mean:.3f} bits per byte held out")
+            self.write_samples(model)
         model.train()
+        self.seconds_beside += time.perf_counter() - began
         return metrics
 
-    def recent_loss(self, last: int = 5) -> float:
-        """Mean of the last logged training losses (nats a token); of the whole run where it was too short to log
-        any.
-        """
-        history = self.state.log_history
-        losses = [row["loss"] for row in history if "loss" in row] or [
-            row["train_loss"] for row in history if "train_loss" in row
-        ]
-        return sum(losses[-last:]) / len(losses[-last:])
+    def write_samples(self, model) -> None:
+        if not self.prompts:
+            return
+        completions = complete(model, self.processing_class, self.prompts, max_new_tokens=32)
+        with open(Path(self.args.output_dir) / "samples.jsonl", "a", encoding="utf-8") as handle:
+            for prompt, completion in zip(self.prompts, completions, strict=True):
+                row = {"step": self.state.global_step, "prompt": prompt, "text": completion.text}
+                handle.write(json.dumps(row) + "\n")
+                tqdm.write(f"  {prompt}|{completion.text!r}")
+
+    def recent(self, key: str, last: int) -> list[float]:
+        """The last logged values of a key, "loss" (nats a token) or "tokens_per_second"."""
+        return [row[key] for row in self.state.log_history if key in row][-last:]
