@@ -4,15 +4,13 @@ What it promises, beyond the Trainer's own checkpoints:
 - a checkpoint is whole or not there (checkpoint_folder.py), and one that was altered is named and passed over;
 - the same command goes on from the newest whole one, and every later loss is that of an uninterrupted run;
 - a recipe that changed in between is named and refused (drift.py), unless `allow_drift: true`;
-- a loss or gradient that is not finite stops the run before the update;
-- a disk that is too small is refused before the first step, and one that fills up leaves the last checkpoint whole.
+- a loss or gradient that is not finite stops the run before the update (finite.py);
+- a disk that is too small is refused before the first step (disk.py), and one that fills up harms no checkpoint.
 
 On several machines `output_dir` must be a folder that all of them share.
 """
 
-import errno
 import json
-import math
 import shutil
 import sys
 import time
@@ -25,7 +23,7 @@ import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from transformers import TrainerCallback
-from transformers.trainer_utils import SaveStrategy, TrainOutput
+from transformers.trainer_utils import TrainOutput
 
 from crawl2chat.checkpoint_folder import (
     FINISHED,
@@ -37,11 +35,12 @@ from crawl2chat.checkpoint_folder import (
     seal,
     set_aside,
 )
+from crawl2chat.disk import check_disk, is_full, size
 from crawl2chat.drift import changes, facts
+from crawl2chat.finite import FiniteSteps
 from crawl2chat.stage import fail, write_text
 
 RUN = "run.json"  # in every checkpoint: the run's facts, its seconds so far, and what it was told to start from
-FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 @dataclass
@@ -79,22 +78,19 @@ class Watch(TrainerCallback):
     def on_train_begin(self, args, state, control, **kwargs):
         self.trainer.began = time.time()
         if state.is_world_process_zero:
-            self.trainer.check_disk()
-
-    def on_pre_optimizer_step(self, args, state, control, **kwargs):
-        self.trainer.check_numbers()
+            check_disk(self.trainer)
 
     def on_step_end(self, args, state, control, **kwargs):
         # the mean loss since the last row of the log is no part of a checkpoint: a save begins a new row
         control.should_log |= control.should_save
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        if state.global_step == self.trainer.find_start():  # nothing was trained: it was all done before
+        if self.trainer.started and state.global_step == self.trainer.started[1]:  # it was all done before
             control.should_save = control.should_evaluate = False
         control.should_log |= control.should_save
 
 
-class SafeCheckpoints:
+class SafeCheckpoints(FiniteSteps):
     """Mixin before a transformers Trainer. Scripts call `run()` instead of `train()`.
 
     Args:
@@ -111,14 +107,11 @@ class SafeCheckpoints:
             fail("save_on_each_node: a checkpoint is one folder; share output_dir between the machines, and leave it")
         if self.args.hub_token:
             self.args.hub_token = Token(self.args.hub_token)
-        self.args.logging_nan_inf_filter = False  # it hides a NaN, and asks the device for each micro-batch's loss
         self.fingerprint = fingerprint or {}
         self.seconds = self.began = 0.0
         self.started: tuple[Path | None, int] | None = None  # the checkpoint gone on from and its step, once known
         self.facts: dict | None = None
         self._redirect: str | None = None
-        self._losses: list[torch.Tensor] = []
-        self._norm: torch.Tensor | float | None = None
         self.add_callback(Watch(self))
 
     # -- where the run begins
@@ -237,6 +230,7 @@ class SafeCheckpoints:
             if self.is_world_process_zero():
                 self.state.save_to_json(str(saving / "trainer_state.json"))
                 seconds, origin = self.seconds + time.time() - self.began, self.args.resume_from_checkpoint
+                self.facts = self.facts or facts(self, self.fingerprint)
                 run = {"facts": self.facts, "seconds": seconds, "from": origin, "torch": torch.__version__}
                 write_text(saving / RUN, json.dumps(run, indent=1))
                 self._check_ranks(saving)
@@ -281,85 +275,13 @@ class SafeCheckpoints:
             yield
         except BaseException as error:
             shutil.rmtree(output / SAVING, ignore_errors=True)
-            if not isinstance(error, OSError | RuntimeError | SafetensorError) or not _is_full(error):
+            if not isinstance(error, OSError | RuntimeError | SafetensorError) or not is_full(error):
                 raise
-            free = shutil.disk_usage(output).free
-            last = next((f"{path} is whole" for path in checkpoints(output) if not damage(path)), "none is whole yet")
+            last = next((f"goes on from {path}" for path in checkpoints(output) if not damage(path)), "begins anew")
             fail(
-                f"{what} could not be written to {output}, {free / 1e9:.1f} GB are free "
-                f"({str(error).splitlines()[0]}); make room and start the same command again (checkpoints: {last})"
+                f"{what} could not be written to {output}, {size(shutil.disk_usage(output).free)} are free "
+                f"({str(error).splitlines()[0]}); make room and start the same command again: it {last}"
             )
-
-    def check_disk(self) -> None:
-        """Refuse a run whose checkpoints and model the disk cannot hold, as far as they can be counted beforehand."""
-        args, state, output = self.args, self.state, Path(self.args.output_dir)
-        model = self.accelerator.unwrap_model(self.model)
-        parameters = [(getattr(p, "ds_numel", p.numel()), p.element_size(), p) for p in model.parameters()]
-        weights = sum(count * size for count, size, _ in parameters)
-        if self.is_deepspeed_enabled:  # fp32 weights and AdamW's two states
-            states = sum(12 * count for count, _, p in parameters if p.requires_grad)
-        else:
-            groups = self.optimizer.param_groups
-            per_group = [
-                1 if group.get("muon") else 2 if "betas" in group or "muon" in group else 0 for group in groups
-            ]
-            states = sum(
-                n * p.numel() * p.element_size() for n, g in zip(per_group, groups, strict=True) for p in g["params"]
-            )
-        left = {
-            SaveStrategy.STEPS: math.ceil((state.max_steps - state.global_step) / max(state.save_steps, 1)),
-            SaveStrategy.EPOCH: math.ceil(state.num_train_epochs - (state.epoch or 0)),
-            SaveStrategy.BEST: 1,
-        }.get(args.save_strategy, 0)
-        if args.save_total_limit and left:  # one more than the limit while the newest is being written
-            left = max(1, min(left, args.save_total_limit + 1 - len(checkpoints(output))))
-        one = weights + states * (not args.save_only_model)
-        needed, free = left * one + weights, shutil.disk_usage(output).free
-        if needed > free:
-            fail(
-                f"{output}: {needed / 1e9:.2f} GB are needed ({left} checkpoints of {one / 1e9:.2f} GB and the model's "
-                f"{weights / 1e9:.2f}), {free / 1e9:.2f} GB are free; make room, lower save_total_limit "
-                f"({args.save_total_limit}) or raise save_steps ({args.save_steps})"
-            )
-
-    # -- numbers
-
-    def training_step(self, *args, **kwargs) -> torch.Tensor:
-        loss = super().training_step(*args, **kwargs)
-        self._losses.append(loss.detach())
-        return loss
-
-    def _get_grad_norm(self, *args, **kwargs) -> torch.Tensor | float | None:
-        self._norm = super()._get_grad_norm(*args, **kwargs)
-        return self._norm
-
-    def check_numbers(self) -> None:
-        """Exit 1 before the update where the step's loss or gradient is NaN or infinite.
-
-        On a GPU this waits for the device once a step (not once a micro-batch): the update must not be launched
-        before the answer is known. DeepSpeed updates inside the backward pass, and leaves such an update out by
-        itself; fp16's loss scaling does the same and goes on, so there only the loss is looked at.
-        """
-        (losses, self._losses), (norm, self._norm) = (self._losses, []), (self._norm, None)
-        loss = torch.stack(losses).sum() if losses else torch.zeros(())
-        if norm is None:
-            norm = torch.nn.utils.get_total_norm([p.grad for p in self.model.parameters() if p.grad is not None])
-        norm = torch.as_tensor(norm, dtype=torch.float32).to(loss.device)
-        if self.args.fp16:
-            norm = torch.zeros_like(norm)
-        elif self.is_deepspeed_enabled and self.accelerator.optimizer_step_was_skipped:
-            norm = torch.full_like(norm, torch.inf)
-        if torch.isfinite(loss.float() + norm):
-            return
-        if self.is_world_process_zero() or not torch.isfinite(loss):
-            last = next((str(path) for path in checkpoints(Path(self.args.output_dir))), "none yet")
-            fail(
-                f"step {self.state.global_step + 1}: the loss is {loss.item():.4g} and the gradient norm "
-                f"{norm.item():.4g}; stopped before the update (last checkpoint: {last}). The same command would end "
-                "here again: look at the data of this step, or lower learning_rate or set max_grad_norm and go on "
-                "with --allow_drift true"
-            )
-        sys.exit(1)
 
 
 def say(line: str) -> None:
@@ -372,9 +294,3 @@ def _run_of(checkpoint: Path) -> dict:
         return json.loads((checkpoint / RUN).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-
-
-def _is_full(error: BaseException) -> bool:
-    """Whether a write failed for want of room; torch and safetensors say it in words alone."""
-    words = ("PytorchStreamWriter", "No space left", "os error 28", "os error 122", "os error 27", "File too large")
-    return getattr(error, "errno", None) in FULL or any(word in str(error) for word in words)

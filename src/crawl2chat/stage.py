@@ -11,6 +11,8 @@ from typing import NoReturn
 
 import psutil
 
+from crawl2chat.checkpoint_folder import mark_finished
+
 
 def fail(message: str) -> NoReturn:
     """Stop with one line on stderr (what, where, what to do) and exit code 1."""
@@ -52,5 +54,6 @@ def finish(output_dir: str | Path, metrics: dict[str, float], read: str, wrote: 
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             raise ValueError(f"{output_dir}/metrics.json: {key} must be a finite number, got {value!r}")
     write_text(Path(output_dir) / "metrics.json", json.dumps(metrics, indent=1) + "\n")
+    mark_finished(Path(output_dir))
     stage = Path(sys.argv[0]).stem
     print(f"{stage}: read {read} | wrote {wrote} | {headline} | {seconds:.0f} s", flush=True)
