@@ -36,7 +36,8 @@ class Rhythm(TrainerCallback):
     have their row in the log, however few they are.
     """
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, model=None, **kwargs):
+        model.train()
         gc.collect()
         gc.freeze()
         gc.disable()
@@ -67,30 +68,19 @@ class Progress(ProgressCallback):
         self.training_bar.write(words)
 
 
-class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, Trainer):
-    """Trainer for packed rows, evaluated by bits per byte and by samples.
-
-    Micro-batch k of rank r is rows (k * ranks + r) * batch onwards of the run: a pure function of the seed.
-
-    Args:
-        shares: bytes that each source contributes to a training token, which weigh its held-out bits per byte.
-        prompts: continued greedily at every evaluation and kept in `output_dir`/samples.jsonl.
+class LeanTrainer(Trainer):
+    """Trainer for packed rows. Micro-batch k of rank r is rows (k * ranks + r) * batch onwards of the run: a pure
+    function of the seed.
     """
 
-    def __init__(self, *args, shares: dict[str, float], prompts: Sequence[str], **kwargs):
+    def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.shares, self.prompts = shares, list(prompts)
-        self.max_length = self.train_dataset.max_length
         self.model_accepts_loss_kwargs = False
-        self.seconds_beside = 0.0  # evaluations of this process
-        self.logged = None  # (step, time, seconds_beside) of the last row of the log
+        self.max_length = self.train_dataset.max_length
         self.flops_per_token = flops_per_token(self.model, self.max_length)
         if not self.args.use_liger_kernel and not return_the_loss_alone(self.model):
             print(f"pretrain: {self.model.config.model_type} computes its own loss, with whole logits in memory")
         self.add_callback(Rhythm())
-        if not self.args.disable_tqdm:
-            self.remove_callback(ProgressCallback)
-            self.add_callback(Progress())
 
     @property
     def tokens_per_step(self) -> int:
@@ -103,9 +93,6 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, Trainer):
 
     def get_batch_samples(self, epoch_iterator, num_batches: int, device: torch.device):
         """The micro-batches of the step at hand, and no count of their items (all rows are whole)."""
-        if self.state.global_step >= self.state.max_steps:
-            return super().get_batch_samples(epoch_iterator, num_batches, device)
-        self.logged = self.logged or (self.state.global_step, time.perf_counter(), self.seconds_beside)
         size, ranks = self.args.train_batch_size, self.args.world_size
         first = self.state.global_step * self.args.gradient_accumulation_steps
         batches = []
@@ -121,8 +108,38 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, Trainer):
         outputs = model(**inputs)
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Forward and backward, without the Trainer's walk over the modules and its checks at every micro-batch."""
+        if self.is_deepspeed_enabled or self.args.n_gpu > 1 or self.accelerator.scaler is not None:
+            return super().training_step(model, inputs, num_items_in_batch)
+        loss = self.compute_loss(model, inputs) / self.current_gradient_accumulation_steps
+        loss.backward()
+        return loss.detach()
+
     def floating_point_ops(self, inputs) -> int:
         return self.flops_per_token * inputs["input_ids"].numel()
+
+
+class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
+    """The lean Trainer, safe to kill, by Muon where asked, and evaluated by bits per byte and by samples.
+
+    Args:
+        shares: bytes that each source contributes to a training token, which weigh its held-out bits per byte.
+        prompts: continued greedily at every evaluation and kept in `output_dir`/samples.jsonl.
+    """
+
+    def __init__(self, *args, shares: dict[str, float], prompts: Sequence[str], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.shares, self.prompts = shares, list(prompts)
+        self.seconds_beside = 0.0  # evaluations of this process
+        self.logged = 0, time.perf_counter(), 0.0  # step, time and seconds_beside of the last row of the log
+        if not self.args.disable_tqdm:
+            self.remove_callback(ProgressCallback)
+            self.add_callback(Progress())
+
+    def get_train_dataloader(self) -> DataLoader:
+        self.logged = self.find_start(), time.perf_counter(), self.seconds_beside  # the run begins
+        return super().get_train_dataloader()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """With the tokens and FLOPs that the run has taken so far, and the speed since the last row."""
@@ -130,7 +147,7 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, Trainer):
         tokens = step * self.tokens_per_step
         logs = {**logs, "tokens": tokens, "flops": float(tokens * self.flops_per_token)}
         if "loss" in logs:
-            if self.logged and step > self.logged[0]:
+            if step > self.logged[0]:
                 seconds = now - self.logged[1] - (self.seconds_beside - self.logged[2])
                 logs["tokens_per_second"] = (step - self.logged[0]) * self.tokens_per_step / seconds
                 if peak := peak_flops(self.args.device):
