@@ -14,6 +14,7 @@ from statistics import fmean, median
 
 from transformers import set_seed
 
+from crawl2chat.choices import choices_from_pages, read_choices
 from crawl2chat.data.tokens import PackedRows, Source, held_out_texts, write_tokens
 from crawl2chat.model import (
     build_model,
@@ -31,6 +32,18 @@ from crawl2chat.stage import finish, write_text
 
 
 @dataclass
+class Choices:
+    """Questions with given endings, scored at every evaluation as lm-eval scores HellaSwag."""
+
+    name: str = field(metadata={"help": "what metrics call them"})
+    path: str | None = field(
+        default=None,
+        metadata={"help": "Rowan/hellaswag, or shards of that form; none: from held-out pages", "reads": True},
+    )
+    n: int = field(default=400, metadata={"help": "questions at most", "gt": 0})
+
+
+@dataclass
 class PretrainConfig:
     """The model, the mixture and what is looked at during the run."""
 
@@ -42,6 +55,7 @@ class PretrainConfig:
         default=0.01, metadata={"help": "share of documents never trained on", "gt": 0, "lt": 0.5}
     )
     held_out_documents: int = field(default=64, metadata={"help": "held-out documents scored a source", "gt": 0})
+    choices: list[Choices] = field(default_factory=list, metadata={"help": "scored at every evaluation"})
     prompts: list[str] = field(default_factory=list, metadata={"help": "continued at every evaluation"})
 
 
@@ -68,6 +82,12 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     train_dataset = PackedRows(sources, weights, config.max_length, rows, training_args.seed)
     held_out = list(held_out_texts(sources, config.held_out_documents))
     write_text(output / "heldout.jsonl", "".join(json.dumps(row) + "\n" for row in held_out))
+    questions = {
+        c.name: read_choices(c.path, c.n, training_args.seed)
+        if c.path
+        else choices_from_pages(held_out, c.n, training_args.seed)
+        for c in config.choices
+    }
     for name, epochs in train_dataset.epochs().items():
         print(f"pretrain: {name} is read {epochs:.2f} times")
 
@@ -87,6 +107,7 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
         eval_dataset=held_out,
         processing_class=tokenizer,
         shares={s.name: shares[s.name] * s.bytes / len(s.ids) for s in sources},
+        questions=questions,
         prompts=config.prompts,
         fingerprint={"data": train_dataset.fingerprint(), "model": config.model},
     )

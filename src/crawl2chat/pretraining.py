@@ -19,6 +19,7 @@ from tqdm import tqdm
 from transformers import ProgressCallback, Trainer, TrainerCallback, TrainingArguments
 
 from crawl2chat.checkpoints import ResumeKeys, SafeCheckpoints
+from crawl2chat.choices import Question, score_choices
 from crawl2chat.engine import complete
 from crawl2chat.evaluation import bits_per_byte
 from crawl2chat.loss import return_the_loss_alone
@@ -121,16 +122,24 @@ class LeanTrainer(Trainer):
 
 
 class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
-    """The lean Trainer, safe to kill, by Muon where asked, and evaluated by bits per byte and by samples.
+    """The lean Trainer, safe to kill, by Muon where asked, and evaluated by bits per byte, choices and samples.
 
     Args:
         shares: bytes that each source contributes to a training token, which weigh its held-out bits per byte.
+        questions: scored at every evaluation as lm-eval scores HellaSwag, by name.
         prompts: continued greedily at every evaluation and kept in `output_dir`/samples.jsonl.
     """
 
-    def __init__(self, *args, shares: dict[str, float], prompts: Sequence[str], **kwargs):
+    def __init__(
+        self,
+        *args,
+        shares: dict[str, float],
+        questions: dict[str, list[Question]] | None = None,
+        prompts: Sequence[str] = (),
+        **kwargs,
+    ):
         super().__init__(*args, **kwargs)
-        self.shares, self.prompts = shares, list(prompts)
+        self.shares, self.questions, self.prompts = shares, questions or {}, list(prompts)
         self.seconds_beside = 0.0  # evaluations of this process
         self.logged = 0, time.perf_counter(), 0.0  # step, time and seconds_beside of the last row of the log
         if not self.args.disable_tqdm:
@@ -157,25 +166,27 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """{"eval_bits_per_byte", "eval_bits_per_byte_<source>"}; also writes the samples of this moment."""
+        """{"eval_bits_per_byte", "eval_bits_per_byte_<source>", "eval_<questions>_acc_norm", ...}; also writes the
+        samples of this moment.
+        """
         began = time.perf_counter()
         model = self.accelerator.unwrap_model(self.model).eval()
         texts = defaultdict(list)
         for row in eval_dataset or self.eval_dataset:
             texts[row["source"]].append(row["text"])
-        scores = {
-            name: bits_per_byte(model, self.processing_class, part, self.max_length) for name, part in texts.items()
-        }
+        scores = {s: bits_per_byte(model, self.processing_class, part, self.max_length) for s, part in texts.items()}
         total = sum(self.shares[name] for name in scores)
         mean = sum(self.shares[name] * score for name, score in scores.items()) / total
-        metrics = {
-            "eval_bits_per_byte": mean,
-            **{f"eval_bits_per_byte_{name}": score for name, score in scores.items()},
-        }
+        metrics = {"eval_bits_per_byte": mean, **{f"eval_bits_per_byte_{s}": score for s, score in scores.items()}}
+        words = f"step {self.state.global_step:,}: {mean:.3f} bits per byte held out"
+        for name, questions in self.questions.items():
+            found = score_choices(model, self.processing_class, questions)
+            metrics |= {f"eval_{name}_{key}": found[key] for key in ("acc", "acc_norm", "acc_norm_stderr")}
+            words += f", {name} {found['acc_norm']:.1%} ± {found['acc_norm_stderr']:.1%}"
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.is_world_process_zero():
-            tqdm.write(f"step {self.state.global_step:,}: {mean:.3f} bits per byte held out")
+            tqdm.write(words)
             self.write_samples(model)
         model.train()
         self.seconds_beside += time.perf_counter() - began
