@@ -1,6 +1,6 @@
 """The Trainer's price: transformers' Trainer, ours, and a bare PyTorch loop, on the same model, rows and optimizer.
 
-python benchmarks/pretraining.py                                  # CPU: 0.8M and 12M parameters; then Muon against AdamW
+python benchmarks/pretraining.py                                  # CPU: 0.8M and 12M; then Muon against AdamW
 python benchmarks/pretraining.py --models 0.8m --threads 2 --rounds 8
 python benchmarks/pretraining.py --models 124m,350m --muon false  # one GPU: tokens a second, MFU, memory
 
@@ -24,6 +24,7 @@ parser.add_argument("--models", help="of 0.8m, 12m, 124m, 350m, 1.6b; default: w
 parser.add_argument("--threads", type=int, default=1, help="CPU threads")
 parser.add_argument("--rounds", type=int, default=6, help="measurements of each side")
 parser.add_argument("--steps", type=int, help="steps in a measurement; default: two seconds' worth")
+parser.add_argument("--muon_steps", type=int, default=1500, help="AdamW's steps of 2,048 bytes in that race")
 parser.add_argument("--muon", choices=["true", "false"], default="true", help="race Muon against AdamW, too")
 options = parser.parse_args()
 os.environ["OMP_NUM_THREADS"] = str(options.threads)
@@ -32,6 +33,7 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 from transformers import AutoConfig, AutoModelForCausalLM, Trainer, TrainerCallback, set_seed  # noqa: E402
 
+from crawl2chat.data.facts import load_articles  # noqa: E402
 from crawl2chat.data.tokens import PackedRows, Tokens  # noqa: E402
 from crawl2chat.model import count_parameters, fast_on_cpu, fastest_attention, flops_per_token  # noqa: E402
 from crawl2chat.pretraining import PretrainingArguments, PretrainingTrainer  # noqa: E402
@@ -42,6 +44,10 @@ MODELS = {  # nanoGPT's CPU configuration, a laptop's, and GPT-2's sizes in the 
     "124m": (32, 1024, dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, vocab_size=50304)),
     "350m": (16, 1024, dict(hidden_size=1024, num_hidden_layers=24, num_attention_heads=16, vocab_size=50304)),
     "1.6b": (4, 1024, dict(hidden_size=1600, num_hidden_layers=48, num_attention_heads=25, vocab_size=50304)),
+}
+RATES = {  # the best of 2e-3, 4e-3, 8e-3, 1.2e-2 (AdamW) and of the same by 2e-3, 4e-3, 8e-3 (Muon's) at 600 steps
+    "adamw_torch_fused": {"learning_rate": 4e-3},
+    "muon": {"learning_rate": 4e-3, "muon_learning_rate": 4e-3},
 }
 WARM = 8  # steps before the clock starts
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -65,12 +71,12 @@ def build(name: str, attention: str | None):
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 
-def arguments(name: str, steps: int, folder: str) -> PretrainingArguments:
+def arguments(name: str, steps: int, folder: str, compiled: bool = False) -> PretrainingArguments:
     args = PretrainingArguments(
         output_dir=folder, per_device_train_batch_size=MODELS[name][0], max_steps=steps, learning_rate=1e-4,
         optim="adamw_torch_fused", lr_scheduler_type="constant", logging_steps=50, save_strategy="no",
         report_to="none", disable_tqdm=True, seed=0, bf16=DEVICE.type == "cuda", use_cpu=DEVICE.type == "cpu",
-        torch_compile=False,
+        torch_compile=compiled,
     )  # fmt: skip
     fast_on_cpu(args)
     return args
@@ -94,7 +100,7 @@ def now() -> float:
     return time.perf_counter()
 
 
-def stock(name: str, steps: int, folder: str) -> float:
+def stock(name: str, steps: int, folder: str, compiled: bool = False) -> float:
     """transformers' Trainer as it comes: its loader, its loss, the architecture's default attention."""
 
     class Labelled(torch.utils.data.Dataset):
@@ -110,7 +116,7 @@ def stock(name: str, steps: int, folder: str) -> float:
 
     clock = Clock()
     trainer = Trainer(
-        build(name, None), arguments(name, steps, folder), train_dataset=Labelled(rows_of(name, steps)),
+        build(name, None), arguments(name, steps, folder, compiled), train_dataset=Labelled(rows_of(name, steps)),
         callbacks=[clock],
     )  # fmt: skip
     trainer.train()
@@ -118,14 +124,18 @@ def stock(name: str, steps: int, folder: str) -> float:
 
 
 def ours(name: str, steps: int, folder: str) -> float:
-    """scripts/pretrain.py's Trainer."""
+    """scripts/pretrain.py's Trainer; compiled on a GPU, as the recipes have it."""
     clock, rows = Clock(), rows_of(name, steps)
     trainer = PretrainingTrainer(
-        build(name, fastest_attention(DEVICE, rows.max_length)), arguments(name, steps, folder), train_dataset=rows,
-        callbacks=[clock], shares={}, prompts=[],
+        build(name, fastest_attention(DEVICE, rows.max_length)), arguments(name, steps, folder, DEVICE.type == "cuda"),
+        train_dataset=rows, callbacks=[clock], shares={},
     )  # fmt: skip
     trainer.train()
     return clock.seconds
+
+
+def stock_compiled(name: str, steps: int, folder: str) -> float:
+    return stock(name, steps, folder, compiled=True)
 
 
 def bare(name: str, steps: int, folder: str) -> float:
@@ -135,6 +145,7 @@ def bare(name: str, steps: int, folder: str) -> float:
     args, rows = arguments(name, steps, folder), rows_of(name, steps)
     model = build(name, fastest_attention(DEVICE, rows.max_length)).to(DEVICE)
     return_the_loss_alone(model)
+    model = torch.compile(model) if DEVICE.type == "cuda" else model
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     size = args.per_device_train_batch_size
     gc.collect()
@@ -160,6 +171,9 @@ def ratio(above: list[float], below: list[float]) -> tuple[float, float, float]:
 def race(name: str, folder: str) -> dict[str, list[float]]:
     """Seconds a step of every side, in rounds of alternating order."""
     sides = {"bare": bare, "ours": ours, "stock": stock}
+    if DEVICE.type == "cuda":
+        sides["stock, compiled"] = stock_compiled
+        torch.cuda.reset_peak_memory_stats()
     steps = options.steps or WARM + max(round(2 / bare(name, 2 * WARM, folder)), 10)
     seconds = {side: [] for side in sides}
     for turn in range(options.rounds):
@@ -169,18 +183,81 @@ def race(name: str, folder: str) -> dict[str, list[float]]:
     return seconds
 
 
+def matmul_ceiling() -> float:
+    """FLOP/s of the largest bf16 product that a GPU is ever given, measured now."""
+    a = torch.randn(8192, 8192, device=DEVICE, dtype=torch.bfloat16)
+    for _ in range(5):
+        a @ a
+    start = now()
+    for _ in range(20):
+        a @ a
+    return 20 * 2 * 8192**3 / (now() - start)
+
+
 def report(name: str, seconds: dict[str, list[float]]) -> dict[str, float]:
     batch, length, _ = MODELS[name]
     model = build(name, None)
     print(f"\n{name}: {count_parameters(model):,} parameters, {batch} x {length} tokens a step, bf16 products")
     for side, values in seconds.items():
         speed = batch * length / median(values)
-        print(f"  {side:6}{median(values) * 1e3:9.2f} ms a step  {min(values) * 1e3:8.2f} to {max(values) * 1e3:.2f}"
+        print(f"  {side:16}{median(values) * 1e3:9.2f} ms a step  {min(values) * 1e3:8.2f} to {max(values) * 1e3:.2f}"
               f"  {speed:10,.0f} tokens/s  {speed * flops_per_token(model, length) / 1e9:10,.0f} GFLOP/s")  # fmt: skip
+    if DEVICE.type == "cuda":
+        used = batch * length * flops_per_token(model, length) / median(seconds["ours"])
+        print(f"  ours: {used / matmul_ceiling():.1%} of the measured matmul ceiling; "
+              f"at most {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")  # fmt: skip
     tax, stock_ratio = ratio(seconds["ours"], seconds["bare"]), ratio(seconds["stock"], seconds["ours"])
     print(f"  ours takes {tax[0] - 1:+.1%} over the bare loop ({tax[1] - 1:+.1%} to {tax[2] - 1:+.1%}), "
-          f"stock {stock_ratio[0]:.2f} times as long as ours ({stock_ratio[1]:.2f} to {stock_ratio[2]:.2f})")  # fmt: skip
+          f"stock {stock_ratio[0]:.2f} times ours ({stock_ratio[1]:.2f} to {stock_ratio[2]:.2f})")  # fmt: skip
     return {"trainer_tax": round(tax[0] - 1, 4), "vs_stock": round(stock_ratio[0], 3)}
+
+
+def held_out_loss(text: Tokens, optim: str, steps: int, folder: str) -> float:
+    """The loss (nats a byte) on bytes nobody trained on, after `steps` steps of a whole warm-up-stable-decay schedule
+    at the optimizer's best rate of a grid (see RATES).
+    """
+    batch, length = 16, 128
+    train = Tokens("train", text.ids[:-200_000], len(text.ids) - 200_000, 1, [])
+    args = PretrainingArguments(
+        output_dir=folder, per_device_train_batch_size=batch, max_steps=steps, optim=optim, **RATES[optim],
+        adam_beta2=0.95, weight_decay=0.1, lr_scheduler_type="warmup_stable_decay", warmup_steps=steps // 20,
+        lr_scheduler_kwargs={"num_decay_steps": steps * 2 // 5}, save_strategy="no", report_to="none",
+        disable_tqdm=True, seed=0, use_cpu=DEVICE.type == "cpu", bf16=DEVICE.type == "cuda", logging_steps=10_000,
+    )  # fmt: skip
+    fast_on_cpu(args)
+    rows = PackedRows([train], [1.0], length, steps * batch, 0)
+    model = build("0.8m", fastest_attention(DEVICE, length))
+    model.config.max_position_embeddings = length
+    trainer = PretrainingTrainer(model, args, train_dataset=rows, shares={})
+    trainer.train()
+    held_out = torch.from_numpy(text.ids[-200_000:][: 1024 * length].astype(np.int64).reshape(-1, length)).to(DEVICE)
+    with torch.no_grad():
+        losses = [model.eval()(input_ids=part, labels=part).loss.item() for part in held_out.split(64)]
+    return sum(losses) / len(losses)
+
+
+def muon_race(folder: str) -> dict[str, float]:
+    """How many of AdamW's tokens Muon needs for AdamW's held-out loss, each run with its own whole schedule."""
+    text = "\n\n".join(article["extract"] for article in load_articles()).encode()
+    text = Tokens("wikipedia", np.frombuffer(text, np.uint8).astype(np.uint16), len(text), 1, [])
+    steps = options.muon_steps
+    began = time.perf_counter()
+    goal = held_out_loss(text, "adamw_torch_fused", steps, folder)
+    adamw_seconds = time.perf_counter() - began
+    print(f"\nMuon against AdamW: 0.8M parameters on bytes of Wikipedia's introductions, {steps * 2048:,} bytes")
+    print(f"  adamw 1.00 of the tokens: loss {goal:.4f}, {adamw_seconds:.0f} s")
+    shares, losses, seconds = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8), [], []
+    for share in shares:
+        began = time.perf_counter()
+        losses.append(held_out_loss(text, "muon", round(share * steps), folder))
+        seconds.append(time.perf_counter() - began)
+        print(f"  muon  {share:.2f} of the tokens: loss {losses[-1]:.4f}, {seconds[-1]:.0f} s", flush=True)
+        if losses[-1] <= goal:
+            break
+    ends = np.array(losses[-2:])
+    found = float(np.interp(-goal, -ends, shares[len(losses) - len(ends) : len(losses)]))
+    print(f"  Muon reaches AdamW's loss in {found:.2f} of its tokens, {seconds[-1] / adamw_seconds:.2f} of its time")
+    return {"muon_token_ratio": round(found, 3)}
 
 
 def main() -> None:
@@ -195,6 +272,8 @@ def main() -> None:
         for name in names:
             found = report(name, race(name, folder))
             numbers = numbers or found
+        if options.muon == "true":
+            numbers |= muon_race(folder)
     print(json.dumps(numbers))
 
 
