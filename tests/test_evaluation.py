@@ -21,7 +21,6 @@ from crawl2chat.evaluation import (
     evaluate_task,
     load_task,
     read_rows,
-    score_choices,
 )
 from crawl2chat.protocol import END_OF_TEXT
 from tiny import tiny_model, tiny_tokenizer
@@ -146,21 +145,6 @@ def test_scoring_leaves_the_model_in_its_mode(model, tokenizer):
     bits_per_byte(model, tokenizer, TEXTS[:1])
     assert model.training
     model.eval()
-
-
-def test_choices_are_scored_per_byte(model, tokenizer):
-    prompt, choices = "The capital of France is", [" Paris.", " Tokyo", " a"]
-    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    for choice, score in zip(choices, score_choices(model, tokenizer, [prompt], [choices])[0], strict=True):
-        tail = tokenizer(choice, add_special_tokens=False)["input_ids"]
-        logits = model(input_ids=torch.tensor([head + tail])).logits[0].log_softmax(-1)
-        total = sum(logits[len(head) + i - 1, token].item() for i, token in enumerate(tail))
-        assert score == pytest.approx(total / len(choice), rel=1e-5)
-
-
-def test_length_is_normalised_away_for_a_uniform_model(uniform, tokenizer):
-    short, long = score_choices(uniform, tokenizer, ["12 + 34 ="], [["4", "4444"]])[0]
-    assert short == pytest.approx(long)
 
 
 def test_an_unknown_task_names_the_nearest():

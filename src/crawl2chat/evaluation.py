@@ -1,4 +1,4 @@
-"""Two ways to be graded: generate and grade, or score the choices; and bits per byte on held-out text."""
+"""Generate and grade, lm-eval's benchmarks, and bits per byte on held-out text; choices during a run: choices.py."""
 
 import difflib
 import importlib
@@ -251,30 +251,6 @@ def evaluate_pages(
             nats[key] += cost
             size[key] += len(page["text"].encode())
     return {key: metrics.bits_per_byte(nats[key], size[key]) for key in nats}
-
-
-def score_choices(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[str],
-    choices: Sequence[Sequence[str]],
-    batch_size: int = 16,
-) -> list[list[float]]:
-    """For each prompt, each choice's log-likelihood as its continuation, in nats per UTF-8 byte (0 at best).
-
-    The length-normalised score of multiple-choice benchmarks, over bytes so that no choice gains by its tokens. Prompt
-    and choice are tokenized apart: begin a choice with the space that parts it from the prompt.
-    """
-    encode = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]  # noqa: E731
-    heads = [encode(prompt) or [tokenizer.convert_tokens_to_ids(END_OF_TEXT)] for prompt in prompts]
-    tails = [[encode(choice) for choice in options] for options in choices]
-    sequences = [head + tail for head, options in zip(heads, tails, strict=True) for tail in options]
-    nats = iter(token_nats(model, sequences, batch_size))
-    scores = []
-    for words, options in zip(choices, tails, strict=True):
-        costs = [next(nats)[-len(tail) :].sum().item() for tail in options]
-        scores.append([-cost / len(choice.encode()) for cost, choice in zip(costs, words, strict=True)])
-    return scores
 
 
 def evaluate_benchmarks(

@@ -174,13 +174,15 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         texts = defaultdict(list)
         for row in eval_dataset or self.eval_dataset:
             texts[row["source"]].append(row["text"])
-        scores = {s: bits_per_byte(model, self.processing_class, part, self.max_length) for s, part in texts.items()}
+        tokenizer = self.processing_class
+        with self.accelerator.autocast():
+            scores = {s: bits_per_byte(model, tokenizer, part, self.max_length) for s, part in texts.items()}
+            answers = {name: score_choices(model, tokenizer, asked) for name, asked in self.questions.items()}
         total = sum(self.shares[name] for name in scores)
         mean = sum(self.shares[name] * score for name, score in scores.items()) / total
         metrics = {"eval_bits_per_byte": mean, **{f"eval_bits_per_byte_{s}": score for s, score in scores.items()}}
         words = f"step {self.state.global_step:,}: {mean:.3f} bits per byte held out"
-        for name, questions in self.questions.items():
-            found = score_choices(model, self.processing_class, questions)
+        for name, found in answers.items():
             metrics |= {f"eval_{name}_{key}": found[key] for key in ("acc", "acc_norm", "acc_norm_stderr")}
             words += f", {name} {found['acc_norm']:.1%} ± {found['acc_norm_stderr']:.1%}"
         self.log(metrics)

@@ -25,7 +25,7 @@ def shard_files(path: str | Path) -> list[Path]:
 
 def read_shard(file: Path, columns: tuple[str, ...]) -> Iterator[dict]:
     if file.stat().st_size == 0:
-        fail(f"{file}: the shard is empty (0 bytes); run scripts/data.py again")
+        fail(f"{file}: the shard is empty (0 bytes); write it again")
     if file.suffix == ".parquet":
         try:
             table = pq.ParquetFile(file)
@@ -35,7 +35,7 @@ def read_shard(file: Path, columns: tuple[str, ...]) -> Iterator[dict]:
             for batch in table.iter_batches(batch_size=1024, columns=present):
                 yield from batch.to_pylist()
         except (ArrowInvalid, OSError) as error:
-            fail(f"{file}: not a whole parquet file ({error}); run scripts/data.py again")
+            fail(f"{file}: not a whole parquet file ({error}); write it again")
         return
     opened = gzip.open(file, "rt", encoding="utf-8") if file.suffix == ".gz" else open(file, encoding="utf-8")
     number = 1
@@ -76,4 +76,4 @@ def documents(path: str | Path, columns: tuple[str, ...] = ("text",), limit: int
         yield row
         count += 1
     if not count:
-        fail(f"{path}: the shards hold no documents; run scripts/data.py again")
+        fail(f"{path}: the shards hold no documents; write it again")
