@@ -11,17 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
-
 from crawl2chat import cl100k
+from crawl2chat.data.encoding import train_bpe
 from crawl2chat.data.shards import documents
-from crawl2chat.protocol import PROTOCOL_TOKENS, dress, ladder
+from crawl2chat.protocol import dress, ladder
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
-
-# GPT-4's splitting (words with one leading mark, contractions, punctuation, white space), but digits one by one, so
-# that a number is its digits and column addition can be learned.
-SPLIT = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 
 
 @dataclass
@@ -56,21 +51,8 @@ def texts(sources: list[TextSource]) -> Iterator[str]:
 
 
 def main(config: TokenizerConfig) -> None:
-    # train: bytes are the alphabet, so that no text is ever unknown
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=config.vocab_size,
-        special_tokens=PROTOCOL_TOKENS,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-    )
-    tokenizer.train_from_iterator(texts(config.datasets), trainer)
+    # train
+    tokenizer = train_bpe(texts(config.datasets), config.vocab_size)
 
     # BPE stops without a word where no pair is left that occurs twice
     if tokenizer.get_vocab_size() < config.vocab_size:
