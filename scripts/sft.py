@@ -16,6 +16,7 @@ from transformers import set_seed
 from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from crawl2chat.checkpoints import ResumeKeys, SafeCheckpoints
+from crawl2chat.drift import digest_rows, digest_weights
 from crawl2chat.mixture import Part, mix
 from crawl2chat.model import check_fit, fast_on_cpu, load_model
 from crawl2chat.muon import MuonKeys, MuonOptimizer
@@ -74,7 +75,7 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
         train_dataset=train_dataset,
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        fingerprint={"datasets": repr(config.datasets)},
+        fingerprint={"rows": digest_rows(train_dataset), "base": digest_weights(model)},
     )
 
     # train
@@ -88,6 +89,7 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
     write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row][-5:] or [result.training_loss]
     loss, share = sum(losses) / len(losses), counts.supervised / counts.tokens
+    rows_a_step = trainer.get_total_train_batch_size(training_args)
     trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     finish(
         output,
@@ -100,7 +102,7 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
             "supervised_token_share": share,
             "steps": trainer.state.global_step,
             "trained_parameters": trained,
-            "rows_per_second": result.metrics["train_samples_per_second"],
+            "rows_per_second": trainer.state.global_step * rows_a_step / trainer.seconds,
         },
         read=f"{model_args.model_name_or_path}, {len(config.datasets)} datasets",
         wrote=str(output),

@@ -22,6 +22,7 @@ from pathlib import Path
 import torch
 from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
@@ -141,8 +142,9 @@ class SafeCheckpoints(FiniteSteps):
         output, wanted = Path(self.args.output_dir), self.args.resume_from_checkpoint
         choice = str(wanted).lower()
         if (output / SAVING).exists():
-            unfinished = ", ".join(sorted(path.name for path in (output / SAVING).iterdir())) or "an empty folder"
-            say(f"{output / SAVING}: {unfinished} was not finished; removed")
+            unfinished = sorted(path.name for path in (output / SAVING).iterdir())
+            if unfinished:
+                say(f"{output / SAVING}: {', '.join(unfinished)} was not finished; removed")
             shutil.rmtree(output / SAVING)
         found = checkpoints(output)
         finished = any((path / FINISHED).exists() for path in found) or (output / "metrics.json").exists()
@@ -201,13 +203,16 @@ class SafeCheckpoints(FiniteSteps):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         """After an allowed drift the rates are the recipe's from here on, not those the checkpoint remembers."""
         groups = [{k: v for k, v in group.items() if k != "params"} for group in self.optimizer.param_groups]
-        rates = list(getattr(self.lr_scheduler, "base_lrs", []))
+        scheduler = self.lr_scheduler
+        bases = getattr(scheduler, "base_lrs", None)
         super()._load_optimizer_and_scheduler(checkpoint)
-        if checkpoint and rates and getattr(self.args, "allow_drift", False) and not self.is_deepspeed_enabled:
-            self.lr_scheduler.base_lrs = rates
-            factors = [shape(self.lr_scheduler.last_epoch) for shape in self.lr_scheduler.lr_lambdas]
-            for group, own, rate, factor in zip(self.optimizer.param_groups, groups, rates, factors, strict=True):
-                group |= {**own, "initial_lr": rate, "lr": rate * factor}
+        allowed = getattr(self.args, "allow_drift", False)
+        if allowed and isinstance(scheduler, LambdaLR) and not self.is_deepspeed_enabled:
+            factors = [shape(scheduler.last_epoch) for shape in scheduler.lr_lambdas]
+            rates = [base * factor for base, factor in zip(bases, factors, strict=True)]
+            scheduler.load_state_dict({**scheduler.state_dict(), "base_lrs": bases, "_last_lr": rates})
+            for group, own, base, rate in zip(self.optimizer.param_groups, groups, bases, rates, strict=True):
+                group |= {**own, "initial_lr": base, "lr": rate}
 
     # -- writing
 

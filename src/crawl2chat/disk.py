@@ -13,7 +13,7 @@ from crawl2chat.stage import fail
 
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # torch's and safetensors' own errors carry no number
-IN_WORDS = ("PytorchStreamWriter", "No space left", "Disk quota", "File too large", "os error 28", "os error 122")
+IN_WORDS = ("inline_container", "iostream", "No space left", "Disk quota", "File too large", "os error 28")
 
 
 def is_full(error: BaseException) -> bool:
