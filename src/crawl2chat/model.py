@@ -13,20 +13,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from crawl2chat.hardware import peak_flops as peak_flops
 from crawl2chat.stage import fail
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt's, from glibc's malloc.h
-
-# Dense bf16 peaks in FLOP/s, from the vendors' data sheets (without sparsity). A processor not named here has no MFU.
-PEAK_FLOPS = {
-    "H100": 989e12,
-    "H200": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "L4": 121e12,
-    "RTX 4090": 165e12,
-    "RTX 3090": 71e12,
-}
 
 
 def fastest_attention(device: torch.device, length: int) -> str | None:
@@ -135,14 +125,6 @@ def flops_per_token(model: PreTrainedModel, length: int) -> int:
     if config.model_type == "gpt2":
         matrices -= model.transformer.wpe.weight.numel()
     return 6 * matrices + 12 * config.num_hidden_layers * config.hidden_size * length
-
-
-def peak_flops(device: torch.device) -> float | None:
-    """The device's dense bf16 peak in FLOP/s, or None where it is not in the table."""
-    if device.type != "cuda":
-        return None
-    name = torch.cuda.get_device_name(device)
-    return next((peak for key, peak in PEAK_FLOPS.items() if key in name), None)
 
 
 def fast_on_cpu(training_args: TrainingArguments) -> None:
