@@ -1,4 +1,4 @@
-"""Packed rows are a pure function of the seed, sources keep their shares, and accumulation changes nothing."""
+"""The lean Trainer: accumulation changes nothing, its loss is the model's own, evaluation weighs sources by share."""
 
 import json
 
@@ -8,92 +8,8 @@ import torch
 from tests.tiny import tiny_model, tiny_tokenizer
 from transformers import set_seed
 
-from crawl2chat.data.tokens import PackedRows, Source, Tokens, held_out, write_tokens
+from crawl2chat.data.tokens import PackedRows, Tokens
 from crawl2chat.pretraining import PretrainingArguments, PretrainingTrainer
-from crawl2chat.protocol import END_OF_TEXT
-
-LENGTH = 8
-
-
-def source(name: str, first: int, tokens: int) -> Tokens:
-    return Tokens(name, np.arange(first, first + tokens, dtype=np.uint16), tokens, 1, [])
-
-
-def rows(count: int, seed: int = 0, weights: tuple[float, float] = (3, 1)) -> PackedRows:
-    return PackedRows([source("a", 0, 200), source("b", 1000, 400)], weights, LENGTH, count, seed)
-
-
-def test_sources_take_turns_by_their_weights():
-    packed = rows(100)
-    from_a = sum(int(packed[i]["input_ids"][0]) < 1000 for i in range(100))
-    assert from_a == 75
-    # after any number of rows, not only at the end
-    assert abs(sum(int(packed[i]["input_ids"][0]) < 1000 for i in range(10)) - 7.5) <= 1
-
-
-def test_a_rows_place_in_the_run_is_one_number():
-    whole, alone = rows(90), rows(90)
-    for i in (89, 3, 40):  # another order of asking, and no row before it asked for
-        assert torch.equal(alone[i]["input_ids"], whole[i]["input_ids"])
-    longer = rows(200)
-    assert all(torch.equal(longer[i]["input_ids"], whole[i]["input_ids"]) for i in range(90))
-
-
-def test_another_seed_is_another_order():
-    assert any(not torch.equal(rows(40)[i]["input_ids"], rows(40, seed=1)[i]["input_ids"]) for i in range(40))
-
-
-def test_an_epoch_visits_every_row_once():
-    packed = PackedRows([source("a", 0, 200)], [1.0], LENGTH, 48, 0)
-    per_epoch = 200 // LENGTH - 1
-    first = sorted(int(packed[i]["input_ids"][0]) for i in range(per_epoch))
-    assert len(set(first)) == per_epoch
-    assert set(np.diff(first)) == {LENGTH}  # side by side, none twice
-
-
-def test_rows_are_cut_whole_from_the_stream():
-    packed = rows(60)
-    for i in range(60):
-        ids = packed[i]["input_ids"]
-        assert ids.shape == (LENGTH,) and torch.equal(ids, ids[0] + torch.arange(LENGTH))
-
-
-def test_a_source_shorter_than_two_rows_is_refused(capsys):
-    with pytest.raises(SystemExit, match="a: 15 tokens are fewer than two rows of 8"):
-        PackedRows([source("a", 0, 15)], [1.0], LENGTH, 4, 0)
-
-
-@pytest.fixture
-def shards(tmp_path):
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    lines = [json.dumps({"text": f"Page {i} says that Paris is in France.", "id": f"page/{i}"}) for i in range(200)]
-    (folder / "0.jsonl").write_text("\n".join(lines))
-    return Source("pages", str(folder))
-
-
-def test_held_out_documents_are_in_no_training_token(tmp_path, shards):
-    tokenizer = tiny_tokenizer()
-    tokens = write_tokens(shards, tokenizer, tmp_path / "tokens", 0.1, 0)
-    apart = [i for i in range(200) if held_out(f"page/{i}", 0.1)]
-    assert 5 < len(apart) < 40 and len(tokens.held_out) == len(apart) and tokens.documents == 200 - len(apart)
-    text = tokenizer.decode(tokens.ids.astype(int).tolist())
-    assert all(f"Page {i} says" not in text for i in apart)
-    end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
-    assert int((np.asarray(tokens.ids) == end).sum()) == tokens.documents
-
-
-def test_tokens_are_written_once_and_again_when_the_shards_change(tmp_path, shards):
-    tokenizer, folder = tiny_tokenizer(), tmp_path / "tokens"
-    write_tokens(shards, tokenizer, folder, 0.1, 0)
-    (first,) = folder.glob("*.bin")
-    stamp = first.stat().st_mtime_ns
-    write_tokens(shards, tokenizer, folder, 0.1, 0)
-    assert first.stat().st_mtime_ns == stamp
-    with open(f"{shards.path}/0.jsonl", "a") as handle:
-        handle.write("\n" + json.dumps({"text": "One more page.", "id": "page/200"}))
-    write_tokens(shards, tokenizer, folder, 0.1, 0)
-    assert len(list(folder.glob("*.bin"))) == 2
 
 
 def train(tmp_path, batch: int, accumulation: int) -> PretrainingTrainer:

@@ -1,9 +1,9 @@
 """How text becomes ids: the merges learned from it, and an encoder several times as fast as `tokenizers`' own.
 
-BPE works within pre-tokens (words, roughly), and few of them are new. So the encoder splits a text by Python's `re` and
-looks the ids of its words up; a new word goes to the tokenizer itself. The ids are right by construction where the
-split is, and the split is made right by asking tokenizers' own regex engine which characters are letters, numbers and
-white space to it: Unicode versions and case folding are its, not Python's.
+BPE works within pre-tokens (words, roughly), and few of them are new. So the encoder splits a text by Python's `re`,
+looks the ids of its words up, and gives a new word to the tokenizer itself. The ids are right by construction where
+the split is, and the split is made right by asking tokenizers' own regex engine which characters are letters, numbers
+and white space to it: Unicode versions and case folding are its, not Python's.
 """
 
 import json
@@ -217,6 +217,12 @@ class _Words(dict):
         return ids
 
 
+def state_of(tokenizer: PreTrainedTokenizerBase | Tokenizer) -> str:
+    """The JSON of all that a document's ids depend on: truncation and padding, which calls leave behind, do not."""
+    backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
+    return json.dumps({**json.loads(backend.to_str()), "truncation": None, "padding": None})
+
+
 class Encoder:
     """Documents to ids: equal to `backend_tokenizer.encode_batch(texts, add_special_tokens=False)` with
     `encode_special_tokens` set and no truncation.
@@ -227,12 +233,10 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | Tokenizer):
-        backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
-        state = {**json.loads(backend.to_str()), "truncation": None, "padding": None}
-        self.state = json.dumps(state)  # all that the ids depend on
-        self.tokenizer = Tokenizer.from_str(self.state)
+        state = json.loads(state_of(tokenizer))
+        self.tokenizer = Tokenizer.from_str(json.dumps(state))
         self.tokenizer.encode_special_tokens = True
-        self.dtype = np.dtype(np.uint16 if max(backend.get_vocab().values()) < 2**16 else np.uint32)
+        self.dtype = np.dtype(np.uint16 if max(self.tokenizer.get_vocab().values()) < 2**16 else np.uint32)
         self.marks = [token["content"] for token in state["added_tokens"] if not token["special"]]
         self.splitter = None
         try:

@@ -1,11 +1,14 @@
 """Documents to memory-mapped tokens to packed rows: row i of a run is a pure function of its seed."""
 
+import fcntl
 import hashlib
 import json
 import os
 import zlib
+from bisect import insort
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +17,15 @@ from torch.utils.data import Dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from crawl2chat.data.encoding import Encoder, state_of
 from crawl2chat.data.shards import documents, shard_files
 from crawl2chat.protocol import END_OF_TEXT
 from crawl2chat.stage import fail, write_text
 
+BLOCK = 64_000_000  # characters of text that are held in memory, and shuffled, together
+KEPT = 1_000  # held-out documents of a source whose texts are kept
 PERIOD = 10_000  # rows after which the sources' turns repeat
+
 
 @dataclass
 class Source:
@@ -35,14 +42,19 @@ class Source:
     documents: int | None = field(default=None, metadata={"help": "read no more than this many documents", "gt": 0})
 
 
+def place(document_id: str) -> int:
+    """A number below 2**32, the same in every run, that decides whether a document is held out."""
+    return zlib.crc32(document_id.encode(errors="surrogatepass"))
+
+
 def held_out(document_id: str, share: float) -> bool:
     """True for the documents whose id hashes into the held-out share; the same ones in every run."""
-    return zlib.crc32(document_id.encode()) < share * 2**32
+    return place(document_id) < share * 2**32
 
 
 @dataclass
 class Tokens:
-    """A source's training tokens on disk (documents shuffled, joined by the end-of-text token) and its held-out
+    """A source's training tokens on disk (documents shuffled, each after an end-of-text token) and its held-out
     texts.
     """
 
@@ -51,45 +63,155 @@ class Tokens:
     bytes: int
     documents: int
     held_out: list[str]
-    key: str = ""  # hash of all that the ids depend on
+    key: str = ""  # hash of the ids
+
+
+@dataclass
+class Progress:
+    """How far a source is encoded; kept beside the tokens, so that a broken stream or run goes on from here.
+
+    read = documents + held_out_documents + empty + broken.
+    """
+
+    read: int = 0  # documents taken from the source
+    documents: int = 0  # to train on
+    held_out_documents: int = 0
+    empty: int = 0  # dropped: no text
+    broken: int = 0  # dropped: halves of surrogate pairs, which no encoding can hold
+    bytes: int = 0
+    tokens: int = 0
+    dtype: str = ""
+    blocks: int = 0
+    digest: str = ""  # chained over the blocks' ids
+    held_out: list[list] = field(default_factory=list)  # [place, text] of the KEPT with the lowest places
 
 
 def write_tokens(
     source: Source, tokenizer: PreTrainedTokenizerBase, folder: Path, held_out_share: float, seed: int
 ) -> Tokens:
-    """Encode a source once. The files are keyed by what they depend on, so a second run, or a resumed one, reads them
-    back.
+    """Encode a source once, in memory that does not grow with it. The files are keyed by what they depend on, so a
+    second run reads them back; one that was interrupted goes on after its last whole block.
+
+    Control tokens spelt out in a document stay text. Documents are shuffled within blocks of 64 million characters,
+    small sources as a whole. Several processes may call this at once: one encodes, the others wait and read. Stops
+    with one line where the source cannot be read, the disk is full, or a file is not whole.
     """
-    local = Path(source.path).exists()
-    stamp = (
-        [(str(f), f.stat().st_size, f.stat().st_mtime_ns) for f in shard_files(source.path)] if local else source.path
+    stamp = source.path
+    if Path(source.path).exists():
+        files = [(file, file.stat()) for file in shard_files(source.path)]
+        stamp = [(os.path.relpath(file, source.path), stat.st_size, stat.st_mtime_ns) for file, stat in files]
+    parts = (stamp, source.documents, held_out_share, seed, BLOCK, KEPT, state_of(tokenizer))
+    stem = f"{source.name}-{hashlib.sha256(repr(parts).encode()).hexdigest()[:16]}"
+    ids_file, meta_file = folder / f"{stem}.bin", folder / f"{stem}.json"
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system lets go of it when the process ends, however it ends
+        if not meta_file.exists():
+            progress_file = folder / f"{stem}.progress"
+            progress = encode(source, tokenizer, folder / f"{stem}.tmp", progress_file, held_out_share, seed)
+            os.replace(folder / f"{stem}.tmp", ids_file)
+            write_text(meta_file, json.dumps(asdict(progress)))
+            progress_file.unlink()
+    meta = Progress(**json.loads(meta_file.read_text(encoding="utf-8")))
+    size = ids_file.stat().st_size if ids_file.exists() else 0
+    if size != meta.tokens * np.dtype(meta.dtype).itemsize:
+        fail(f"{ids_file}: {size:,} bytes, which are not its {meta.tokens:,} tokens; delete {meta_file} and run again")
+    texts = [text for _, text in meta.held_out]
+    return Tokens(source.name, np.memmap(ids_file, meta.dtype, "r"), meta.bytes, meta.documents, texts, meta.digest)
+
+
+def encode(
+    source: Source,
+    tokenizer: PreTrainedTokenizerBase,
+    temporary: Path,
+    progress_file: Path,
+    held_out_share: float,
+    seed: int,
+) -> Progress:
+    """Encode what is left of a source, block after block; the progress is written down after each."""
+    encoder = Encoder(tokenizer)
+    width = encoder.dtype.itemsize
+    progress = Progress(dtype=encoder.dtype.name)
+    end = np.array([tokenizer.convert_tokens_to_ids(END_OF_TEXT)], encoder.dtype).tobytes()
+    if temporary.exists() and progress_file.exists():
+        progress = Progress(**json.loads(progress_file.read_text(encoding="utf-8")))
+        if temporary.stat().st_size < progress.tokens * width:  # cut short by another hand
+            progress = Progress(dtype=encoder.dtype.name)
+    if progress.read:
+        print(f"tokens: {source.name}: goes on after {progress.read:,} documents, {progress.tokens:,} tokens")
+    rows = read(source, progress.read)
+    try:
+        with open(temporary, "r+b" if progress.read else "wb") as handle, tqdm(
+            desc=f"encode {source.name}", unit=" tokens", unit_scale=True, initial=progress.tokens, leave=False
+        ) as bar:
+            handle.truncate(progress.tokens * width)
+            handle.seek(progress.tokens * width)
+            while (texts := next_block(rows, progress, held_out_share)) is not None:
+                order = np.random.default_rng((seed, progress.blocks)).permutation(len(texts))
+                digest = hashlib.sha256(progress.digest.encode())
+                for start in range(0, len(texts), 512):
+                    ids = encoder.encode_batch([texts[i] for i in order[start : start + 512]])
+                    part = b"".join(end + one.tobytes() for one in ids)
+                    handle.write(part)
+                    digest.update(part)
+                    progress.tokens += len(part) // width
+                    bar.update(len(part) // width)
+                progress.blocks, progress.digest = progress.blocks + 1, digest.hexdigest()
+                handle.flush()
+                os.fsync(handle.fileno())
+                write_text(progress_file, json.dumps(asdict(progress)))
+    except OSError as error:
+        fail(f"{temporary}: {error.strerror}; mend that and run the same command again: it goes on from there")
+    if not progress.documents:
+        fail(f"{source.path}: no document is left for training after holding out {held_out_share:.0%}")
+    print(
+        f"tokens: {source.name}: {progress.read:,} documents read, {progress.documents:,} to train on "
+        f"({progress.bytes:,} bytes, {progress.tokens:,} tokens), {progress.held_out_documents:,} held out, "
+        f"{progress.empty:,} empty and {progress.broken:,} of broken Unicode dropped"
     )
-    key = repr((stamp, source.documents, held_out_share, seed, tokenizer.backend_tokenizer.to_str()))
-    key = hashlib.sha256(key.encode()).hexdigest()[:16]
-    path = folder / f"{source.name}-{key}"
-    meta_file, ids_file = path.with_suffix(".json"), path.with_suffix(".bin")
-    dtype = np.uint16 if len(tokenizer) <= 2**16 else np.uint32
-    if not meta_file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = list(documents(source.path, ("text", "id"), source.documents))
-        order = np.random.default_rng(seed).permutation(len(rows))
-        kept = [rows[i]["text"] for i in order if not held_out(rows[i].get("id") or rows[i]["text"], held_out_share)]
-        apart = [rows[i]["text"] for i in order if held_out(rows[i].get("id") or rows[i]["text"], held_out_share)]
-        if not kept:
-            fail(f"{source.path}: no document is left for training after holding out {held_out_share:.0%}")
-        end = np.array([tokenizer.convert_tokens_to_ids(END_OF_TEXT)], dtype)
-        temporary = ids_file.with_suffix(".tmp")
-        with open(temporary, "wb") as handle:
-            for start in tqdm(range(0, len(kept), 512), desc=f"encode {source.name}", leave=False):
-                for encoding in tokenizer.backend_tokenizer.encode_batch_fast(
-                    kept[start : start + 512], add_special_tokens=False
-                ):
-                    handle.write(end.tobytes() + np.array(encoding.ids, dtype).tobytes())
-        os.replace(temporary, ids_file)
-        meta = {"bytes": sum(len(t.encode()) for t in kept), "documents": len(kept), "held_out": apart}
-        write_text(meta_file, json.dumps(meta))
-    meta = json.loads(meta_file.read_text(encoding="utf-8"))
-    return Tokens(source.name, np.memmap(ids_file, dtype, "r"), **meta, key=key)
+    return progress
+
+
+def read(source: Source, start: int) -> Iterator[dict]:
+    """The documents of a source from number `start` on; an error of the stream ends the run with one line."""
+    number = start
+    try:
+        for row in islice(documents(source.path, ("text", "id"), source.documents), start, None):
+            if not isinstance(row.get("text"), str):
+                fail(f"{source.path}: document {number:,} has no text, but the keys {', '.join(row)}")
+            yield row
+            number += 1
+    except Exception as error:  # of a dozen kinds: the network's, the hub's, the file formats'
+        fail(
+            f"{source.path}: the stream broke after {number:,} documents ({type(error).__name__}: "
+            f"{str(error)[:200]}); run the same command again: it goes on from the last block written"
+        )
+
+
+def next_block(rows: Iterator[dict], progress: Progress, held_out_share: float) -> list[str] | None:
+    """The training texts of the next BLOCK characters, None at the end; counts all that it reads."""
+    texts, characters, start = [], 0, progress.read
+    while characters < BLOCK and (row := next(rows, None)) is not None:
+        progress.read += 1
+        text = row["text"]
+        characters += len(text)
+        try:
+            size = len(text.encode())
+        except UnicodeEncodeError:
+            progress.broken += 1
+            continue
+        name = str(row.get("id") or text)
+        if not size:
+            progress.empty += 1
+        elif held_out(name, held_out_share):
+            progress.held_out_documents += 1
+            insort(progress.held_out, [place(name), text])
+            del progress.held_out[KEPT:]
+        else:
+            progress.documents += 1
+            progress.bytes += size
+            texts.append(text)
+    return texts if progress.read > start else None
 
 
 class PackedRows(Dataset):
@@ -181,7 +303,9 @@ class PackedRows(Dataset):
 
 
 def held_out_texts(sources: Sequence[Tokens], most: int) -> Iterator[dict]:
-    """Up to `most` held-out documents of each source: {"text", "source"}."""
+    """Up to `most` held-out documents of each source, at most KEPT: {"text", "source"}."""
+    if most > KEPT:
+        fail(f"held_out_documents {most:,}: no more than {KEPT:,} are kept of a source; ask for fewer")
     for source in sources:
         for text in source.held_out[:most]:
             yield {"text": text, "source": source.name}
