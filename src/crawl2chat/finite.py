@@ -56,8 +56,8 @@ class FiniteSteps:
             norm = torch.full_like(norm, torch.inf)
         if torch.isfinite(loss + norm):
             return
-        if not self.is_world_process_zero() and torch.isfinite(loss):
-            sys.exit(1)  # the others' gradient is this one's too: the main rank says it
+        if not self.is_world_process_zero() and not torch.isfinite(norm):
+            sys.exit(1)  # all ranks share the gradient: the main one says it
         last = next((str(path) for path in checkpoints(Path(self.args.output_dir))), "none yet")
         fail(
             f"step {self.state.global_step + 1}: loss {loss.item():.4g}, gradient norm {norm.item():.4g}: stopped "
