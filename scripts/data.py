@@ -1,8 +1,8 @@
 """Turn crawled pages into clean shards with FineWeb's pipeline; show the funnel, with a reason for every page dropped.
 
 Reads: WARC files, or rows of a dataset (local shards or on the hub); on the laptop, a web that it builds itself
-Writes: shards/<source>/*.parquet, rejected/*.jsonl.gz, words.txt, funnel.json, metrics.json; on the laptop also web/,
-labels.jsonl, facts.jsonl
+Writes: shards/<source>/*.parquet, rejected/*.jsonl.gz, words.txt, funnel.json, metrics.json; with `recital`
+recital.jsonl; on the laptop also web/, labels.jsonl, facts.jsonl, translation.jsonl
 
 python scripts/data.py recipes/laptop/data.yaml
 """
@@ -18,8 +18,9 @@ from pathlib import Path
 
 from crawl2chat.data import warc
 from crawl2chat.data.funnel import make_funnel, read_labels
-from crawl2chat.data.laptop import make_web, publish, write_drills, write_words
+from crawl2chat.data.laptop import EXTRAS, make_web, publish, write_extras, write_words
 from crawl2chat.data.pipeline import STEPS, Workers, page_steps, run_funnel
+from crawl2chat.data.recital import Recital, reserve
 from crawl2chat.data.steps import Pages, Rejected, Rows
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
@@ -35,23 +36,14 @@ class DataConfig:
     seed: int = field(default=0, metadata={"help": "of the laptop's web and the drills", "ge": 0})
     warc: str | None = field(default=None, metadata={"help": "WARC files: a file, a folder or a glob", "reads": True})
     labels: str | None = field(default=None, metadata={"help": "the right answers, labels.jsonl", "reads": True})
-    on_damage: str = field(
-        default="refuse",
-        metadata={"help": "damaged records: refuse the file, or skip and count", "choices": ["refuse", "skip"]},
-    )
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "or shards in a folder, or owner/name on the hub"}
-    )
+    on_damage: str = field(default="refuse", metadata={"help": "damaged records", "choices": ["refuse", "skip"]})
+    dataset_name: str | None = field(default=None, metadata={"help": "or a folder of shards, or a name on the hub"})
     dataset_config: str | None = field(default=None, metadata={"help": "configuration of a dataset on the hub"})
     text_column: str = field(default="text", metadata={"help": "the dataset's column that holds the text"})
     limit: int | None = field(default=None, metadata={"help": "read at most this many rows of the dataset", "gt": 0})
     steps: list[str] = field(default_factory=lambda: list(STEPS), metadata={"help": f"out of {', '.join(STEPS)}"})
     url_lists: str = field(
-        default="all",
-        metadata={
-            "help": "published lists: all (5 s, 1 GB a worker), words, none",
-            "choices": ["all", "words", "none"],
-        },
+        default="all", metadata={"help": "all takes 5 s and 1 GB a worker", "choices": ["all", "words", "none"]}
     )
     blocked_domains: list[str] = field(default_factory=list, metadata={"help": "further domains to drop"})
     extraction_timeout: float = field(default=1.0, metadata={"help": "seconds a page may take to extract", "gt": 0})
@@ -60,6 +52,8 @@ class DataConfig:
     sources: dict[str, str] = field(default_factory=dict, metadata={"help": "host ending -> source of its pages"})
     default_source: str = field(default="web", metadata={"help": "source of every other page"})
     drills: int = field(default=0, metadata={"help": "documents of drill to add, past the filters", "ge": 0})
+    phrasebook: int = field(default=0, metadata={"help": "word lists and dialogues to add likewise", "ge": 0})
+    recital: Recital | None = field(default=None, metadata={"help": "passages to stand there many times"})
     workers: int = field(default=0, metadata={"help": "processes; 0 is one a core", "ge": 0})
 
 
@@ -105,30 +99,31 @@ def main(config: DataConfig) -> None:
         stats = run_funnel(
             workers, reader, filters, steps, work, cores, records, config.sources, config.default_source
         )
+    passages = reserve(work / "shards", config.recital) if config.recital else []
     funnel = make_funnel(stats, work, records, cut, labels)
     seconds = time.perf_counter() - began
     print(funnel.table(), flush=True)
     if not funnel.kept:
         fail(f"{where}: no document passed the filters; the table says which step dropped them, {work}/rejected why")
 
-    # the second source, then everything to its final name
+    # the sources past the filters, then everything to its final name
     write_words(work / "shards", work / "words.txt")
-    if config.drills:
-        write_drills(work / "shards" / "drills", config.drills, config.seed, work / "words.txt")
+    extras = write_extras(work, config.drills, config.phrasebook, passages, config.seed, output / "facts.jsonl")
     write_text(work / "funnel.json", funnel.to_json())
-    for name in ("shards", "rejected", "words.txt", "funnel.json"):
+    for name in ("shards", "rejected", "words.txt", "funnel.json", "recital.jsonl", "translation.jsonl"):
         (work / name).exists() and publish(work / name, output / name)
     workers.wait()
     shutil.rmtree(work)
 
     rate = funnel.read / seconds
     share = f"precision {funnel.precision:.3f}, recall {funnel.recall:.3f}" if labels else f"{funnel.kept} kept"
-    numbers = {"kept/drills": config.drills, "pages_per_second": rate, "pages_per_second_core": rate / cores}
+    numbers = {f"kept/{name}": count for name, count in extras.items()}
+    numbers |= {"pages_per_second": rate, "pages_per_second_core": rate / cores}
     finish(
         output,
         funnel.metrics() | {name: round(number, 1) for name, number in numbers.items()},
         f"{funnel.read:,} documents of {where}",
-        f"{funnel.kept:,} pages and {config.drills:,} drills to {output}/shards",
+        f"{funnel.kept:,} pages and {sum(extras.values()):,} documents past the filters to {output}/shards",
         f"{share}, {rate / cores:.0f} pages a second a core",
     )
 
@@ -141,8 +136,10 @@ def check(config: DataConfig) -> None:
     if unknown := [step for step in config.steps if step not in STEPS]:
         fail(f"steps: {', '.join(unknown)} unknown; there are {', '.join(STEPS)}")
     for source in [*config.sources.values(), config.default_source]:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", source) or source == "drills":
-            fail(f"sources: {source!r} cannot be a source's folder; use a-z, 0-9, _ and - (drills is taken)")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", source) or source in EXTRAS:
+            fail(f"sources: {source!r} cannot be a folder; use a-z, 0-9, _ and - ({', '.join(EXTRAS)} are taken)")
+    if config.phrasebook and not config.make_web:
+        fail("phrasebook: its dialogues are about the facts of the laptop's web; set it to 0 without make_web")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crawl2chat.data.pages import HOSTS
+from crawl2chat.data.recital import Recital
 from crawl2chat.recipe import load_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -222,6 +223,28 @@ def test_rows_of_a_dataset_pass_the_filters_without_extraction(tmp_path: Path) -
     assert {row["id"] for row in rows(tmp_path / "out")} == {"row-0", "row-1"} and "precision" not in metrics
 
 
+def test_a_repeated_passage_leaves_its_page_and_the_accounts_are_right(tmp_path: Path) -> None:
+    def halves(text: str) -> str:
+        sentences = " ".join(text.split()).split(". ")
+        middle = len(sentences) // 2 + 1
+        return ". ".join(sentences[:middle]) + ".\n" + ". ".join(sentences[middle:])
+
+    (tmp_path / "set").mkdir()
+    table = [{"text": halves(text), "id": f"row-{i}"} for i, text in enumerate([RIVER, BREAD, CLOCK])]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "set" / "a.parquet")
+    recital = Recital("web", times=[3], passages=1, shortest=150, longest=600)
+    script.main(config(tmp_path, dataset_name=str(tmp_path / "set"), recital=recital))
+    out = tmp_path / "out"
+    passages = [json.loads(line) for line in (out / "recital.jsonl").read_text().splitlines()]
+    pages, copies = (rows(out, f"shards/{name}/*.parquet") for name in ("web", "recital"))
+    assert sorted(passage["times"] for passage in passages) == [0, 3]
+    assert [row["text"] for row in copies] == [p["text"] for p in passages if p["times"]] * 3
+    assert not any(passage["text"] in page["text"] for passage in passages for page in pages)
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert metrics["documents_read"] == metrics["documents_kept"] == metrics["kept/web"] == len(pages) == 3
+    assert metrics["kept/recital"] == 3 and metrics["bytes_kept"] == sum(len(row["text"].encode()) for row in pages)
+
+
 def stops(folder: Path, **knobs: object) -> str:
     """The one line that a run with these knobs ends on; nothing stands under a final name then."""
     with pytest.raises(SystemExit) as stopped:
@@ -253,7 +276,9 @@ def test_bad_input_ends_in_one_line_that_names_the_file(tmp_path: Path) -> None:
     )
     assert "give one of make_web, warc, dataset_name" in stops(tmp_path, warc=str(good), dataset_name="a/b")
     assert "c5 unknown" in stops(tmp_path, warc=str(good), steps=["c5"])
-    assert "cannot be a source's folder" in stops(tmp_path, warc=str(good), sources={"a": "../b"})
+    assert "without make_web" in stops(tmp_path, warc=str(good), phrasebook=5)
+    assert "drills, phrasebook, recital are taken" in stops(tmp_path, warc=str(good), sources={"a": "recital"})
+    assert "cannot be a folder" in stops(tmp_path, warc=str(good), sources={"a": "../b"})
 
 
 def test_no_document_left_is_an_error_that_keeps_the_reasons(tmp_path: Path) -> None:
@@ -284,5 +309,6 @@ def test_a_missing_input_is_found_before_the_run() -> None:
 
 def test_the_laptops_recipe_parses_and_knows_every_host_of_its_web() -> None:
     recipe = load_recipe(*script.RECIPE, args=[str(ROOT / "recipes" / "laptop" / "data.yaml")])
-    assert recipe.configs[0].make_web and recipe.configs[0].drills > 0
+    assert recipe.configs[0].make_web and recipe.configs[0].drills > 0 and recipe.configs[0].phrasebook > 0
+    assert recipe.configs[0].recital.times == [1, 4, 16, 64]
     assert recipe.configs[0].sources == HOSTS

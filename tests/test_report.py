@@ -63,6 +63,7 @@ def test_every_stage_of_the_lifecycle_has_its_section(html):
         "Learning to predict the next token",
         "The dream sharpens",
         "One token at a time",
+        "What it remembers, and what a prompt makes of it",
         "Conversations to learn from",
         "Supervised finetuning",
         "A map of what it can do",
@@ -85,6 +86,25 @@ def test_what_a_model_or_a_page_wrote_is_shown_and_not_run(html):
     text = Page(html).shown()
     assert "<script>alert('a page')</script>" in text and "Spell <b>giraffe</b>." in text
     assert "Lyon & the <b>south</b>." in text and "of a made-up run <&>" in text
+
+
+def test_what_the_base_model_recites_translates_and_answers_is_shown(html):
+    text = Page(html).shown().replace("\xa0", " ")
+    assert "Recall grows with repetition" in html and "held out80 %1.2" in text
+    assert "- cheese =>" in text and "examples, words that stand on no page" in text
+    assert "Right: 45 % with these turns, 2 % after" in text and "It is Lima." in text
+    assert "Costa Rica is a <i>" not in html and "<i> country" not in html
+
+
+def test_a_sample_stage_that_only_continued_prompts_has_no_psychology(tmp_path):
+    folder = tiny_run(tmp_path)
+    path = folder / "sample" / "samples.json"
+    samples = json.loads(path.read_text())
+    for key in ("temperatures", "recall", "translation", "assistant"):
+        del samples[key]
+    path.write_text(json.dumps(samples))
+    html = page(read_run(folder, STAGES))
+    assert "One token at a time" in html and "What it remembers" not in html
 
 
 def test_half_a_character_in_a_reply_breaks_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""The sample stage: the next token's distribution, the same prompt many times, and what it writes."""
+"""The sample stage: the next token's distribution, the same prompt many times, recall, a translator, an assistant."""
 
 import importlib.util
 import json
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from crawl2chat.data.translation import pairs
 from crawl2chat.protocol import END_OF_TEXT
 from crawl2chat.recipe import parse_recipe
-from tiny import tiny_model, tiny_tokenizer
+from tiny import TEXT, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("sample_script", ROOT / "scripts" / "sample.py")
@@ -27,10 +28,28 @@ def folder(tmp_path_factory):
     tokenizer = tiny_tokenizer(END_OF_TEXT)
     tokenizer.save_pretrained(root / "base")
     tiny_model(tokenizer).save_pretrained(root / "base")
+    (root / "shards").mkdir()
+    pages = [{"text": f"Page {i}: {TEXT}", "id": f"page/{i}", "source": "shards"} for i in range(30)]
+    for name, rows in {
+        "shards/a.jsonl": pages,
+        "heldout.jsonl": pages[:3],
+        "recital.jsonl": [{"text": TEXT, "times": times} for times in (0, 4)],
+        "pairs.jsonl": pairs(),
+    }.items():
+        (root / name).write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "recall": {"train": [str(root / "shards")], "heldout": str(root / "heldout.jsonl"), "source": "shards",
+                   "repeated": str(root / "recital.jsonl"), "prompt_tokens": 8, "continued_tokens": 8},
+        "translation": {"layout": "{word} => {translation}\n", "pairs": str(root / "pairs.jsonl"),
+                        "other": "spanish", "questions": 6},
+        "assistant": {"turns": [{"human": "Who are you?", "assistant": "A small assistant."}],
+                      "asked": [{"human": "What is the capital of Japan?", "assistant": "Tokyo"}]},
+    }  # fmt: skip
     (root / "sample.yaml").write_text(
         f"model_name_or_path: {root / 'base'}\noutput_dir: {root / 'out'}\nprompts: {json.dumps(PROMPTS)}\n"
         "ways: [{name: warm, temperature: 1.0}, {name: greedy, temperature: 0.0}, {name: cut, top_k: 5, top_p: 0.5}]\n"
-        "draws: 6\ntop: 5\nmax_new_tokens: 12\n"
+        f"draws: 6\ntop: 5\nmax_new_tokens: 12\ntemperatures: [0.5, 1]\n"
+        + "".join(f"{key}: {json.dumps(value)}\n" for key, value in recipe.items())
     )
     sample.main(*parse_recipe(*sample.RECIPE, args=[str(root / "sample.yaml")]))
     return root
@@ -70,10 +89,25 @@ def test_the_same_seed_gives_the_same_samples(folder):
     assert read(folder, "samples.json") == before
 
 
-def test_distinct_2_is_the_share_of_different_pairs_of_words():
-    assert sample.distinct_2(["a b c", "a b d"]) == 3 / 4
-    assert sample.distinct_2(["a b", "a b"]) == 1 / 2
-    assert sample.distinct_2(["", "one"]) == 0
+def test_recall_translation_and_the_assistant_leave_numbers_and_examples(folder):
+    metrics, samples = read(folder, "metrics.json"), read(folder, "samples.json")
+    wanted = {"verbatim_recall_train", "verbatim_recall_heldout", "few_shot_accuracy", "distinct_continuations"}
+    wanted |= {"verbatim_recall_times/0", "verbatim_recall_times/4", "zero_shot_accuracy", "transcript_accuracy"}
+    assert wanted | {"temperature/0.5/distinct_2", "temperature/1/distinct_continuations"} <= set(metrics)
+    assert all(0 <= metrics[key] <= 1 for key in wanted)
+    assert [row["temperature"] for row in samples["temperatures"]] == [0.5, 1]
+    assert samples["recall"]["sets"]["held out"]["rows"] and samples["translation"][0]["rows"]
+    assert samples["assistant"]["rows"][0]["question"] == "What is the capital of Japan?"
+
+
+def test_without_them_the_stage_still_draws(folder, tmp_path):
+    lines = [line for line in (folder / "sample.yaml").read_text().splitlines()
+             if not line.startswith(("recall", "translation", "assistant"))]  # fmt: skip
+    (tmp_path / "sample.yaml").write_text("\n".join(lines))
+    args = [str(tmp_path / "sample.yaml"), "--output_dir", str(tmp_path / "out"), "--draws", "2"]
+    sample.main(*parse_recipe(*sample.RECIPE, args=args))
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert "distinct_continuations" in metrics and "few_shot_accuracy" not in metrics
 
 
 def test_the_laptops_recipe_parses(monkeypatch):

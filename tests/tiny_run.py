@@ -118,8 +118,22 @@ def write_sample(folder: Path) -> None:
     continued = [
         {"way": way, "prompt": prompt, "texts": texts, "distinct_2": 0.8} for way in ways for prompt in prompts
     ]
-    write(folder / "samples.json", {"distributions": distributions, "continuations": continued})
-    finish(folder, 8.0, 0.8, distinct_continuations=0.93, distinct_2=0.8)
+    row = {"prompt": "Costa Rica is a", "text": " country.", "continued": " country.", "matched": 2}
+    part = {"recall": 0.5, "matched": 1.2, "documents": 8, "rows": [row, {**row, "continued": " <i>", "matched": 0}]}
+    recall = {"given": 4, "wanted": 2, "sets": {"wikipedia": part, "held out": {**part, "recall": 0.0}}}
+    recall["repeated"] = [{"times": times, **part} for times in (0, 1, 4, 16, 64)]
+    word = {"word": "cheese", "answer": "fromage", "said": "fromage", "right": True}
+    trial = {"accuracy": 0.4, "prompt": "- bread => pain\n- cheese =>", "rows": [word, {**word, "right": False}]}
+    names = ("few_shot_accuracy", "one_shot_accuracy", "zero_shot_accuracy", "unlisted_accuracy")
+    answer = {"question": "What is the capital of Peru?", "answer": "Lima", "said": "It is Lima.", "score": 1.0}
+    preface = [user("What is the capital of France?"), assistant("It is Paris.")]
+    heats = [{"temperature": t, "distinct_continuations": t, "distinct_2": t / 2} for t in (0.2, 0.6, 1.0)]
+    samples = {"distributions": distributions, "continuations": continued, "temperatures": heats, "recall": recall}
+    samples |= {"translation": [{"name": name, **trial} for name in names]}
+    write(folder / "samples.json", {**samples, "assistant": {"preface": preface, "rows": [answer], "alone": ["?"]}})
+    numbers = {"verbatim_recall_train": 0.2, "verbatim_recall_heldout": 0.0, "few_shot_accuracy": 0.4}
+    numbers |= {"transcript_accuracy": 0.45, "transcript_accuracy_bare": 0.02, "question_alone_accuracy": 0.0}
+    finish(folder, 8.0, 0.8, distinct_continuations=0.93, distinct_2=0.8, **numbers)
 
 
 def write_conversations(folder: Path) -> None:

@@ -103,6 +103,25 @@ def curves(panels: Sequence[Panel]) -> str:
     return picture(draw, 4.3 * len(panels), 3.1, ", ".join(title for title, _, _ in panels))
 
 
+def against(across: str, up: str, lines: dict[str, list[tuple[float, float]]], powers: bool = False) -> str:
+    """Curves of (x, share) by name; with `powers` the x axis is logarithmic, with its zero at the left end."""
+
+    def draw(figure: Figure, ink: Ink) -> None:
+        axes = figure.subplots()
+        for name, points in lines.items():
+            axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
+        ticks = sorted({x for points in lines.values() for x, _ in points})
+        if powers:
+            axes.set_xscale("symlog", linthresh=1, base=4)
+        axes.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
+        axes.minorticks_off()
+        axes.grid(axis="y")
+        axes.set(xlabel=across, ylabel=up, ylim=(-0.03, 1.05))
+        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+    return picture(draw, 6, 3.1, f"{', '.join(lines)} against {across}")
+
+
 def bars(rows: Sequence[tuple[str, float]], alt: str) -> str:
     """Horizontal bars, the first row on top, each with its value at its end."""
 

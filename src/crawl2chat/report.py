@@ -8,7 +8,8 @@ from pathlib import Path
 from crawl2chat import figures
 from crawl2chat.protocol import load_tokenizer, loss_mask, token_view
 from crawl2chat.runs import Run, Target, all_numbers, read_json, versions
-from crawl2chat.web.fragments import bar, clip, details, said, spoken, table, turns
+from crawl2chat.web.fragments import bar, clip, details, said, section, spoken, table, turns
+from crawl2chat.web.psychology import psychology, sample
 from crawl2chat.web.tokens import STYLE as TOKEN_STYLE
 
 # the number that stands for a stage at the top of the page
@@ -20,14 +21,6 @@ MAIN = {
     "conversations": ("rows", "conversations"),
     "sft": ("tokens", "tokens"),
 }
-
-
-def section(title: str, explain: str, *parts: str) -> str:
-    """A section of the page, or nothing where all its parts are empty."""
-    body = "".join(parts)
-    name = title.lower().replace(" ", "-")
-    note = f'<p class="explain">{explain}</p>' if explain else ""
-    return f'<section id="{name}"><h2>{title}</h2>{note}{body}</section>' if body else ""
 
 
 def headline(run: Run, targets: Sequence[Target]) -> str:
@@ -135,34 +128,6 @@ def dream(run: Run) -> str:
         lines = [f"<span>step {step:,}</span><p><mark>{escape(prompt)}</mark>{text}</p>" for step, text in pairs]
         parts.append(f'<div class="dream">{"".join(lines)}</div>')
     return section("The dream sharpens", "The same beginnings, continued by the model as it learns.", *parts)
-
-
-def sample(run: Run) -> str:
-    """What the base model thinks comes next, and how differently it goes on from the same words."""
-    found = run.json("sample", "samples.json")
-    if found is None:
-        return ""
-    panels = []
-    for one in found["distributions"][:6]:
-        bars = [
-            (token["text"].replace(" ", "␣").replace("\n", "⏎"), token["probability"]) for token in one["tokens"][:8]
-        ]
-        lines = [bar(text, share, f"<small>{said(share, 'share')}</small>") for text, share in bars]
-        title = f"<h3><span class='prompt'>{escape(one['prompt'])}</span> …</h3>"
-        panels.append(f'<div class="next">{title}{"".join(lines)}</div>')
-    dreams = []
-    for one in found["continuations"]:
-        if one["prompt"] == found["continuations"][0]["prompt"]:
-            lines = "".join(f"<li>{escape(clip(text, 160))}</li>" for text in one["texts"][:4])
-            name, heat = escape(one["way"]["name"]), one["way"]["temperature"]
-            dreams.append(f"<div><b>{name}</b> <small>temperature {heat:g}</small><ul>{lines}</ul></div>")
-    again = f"<h3>“{escape(found['continuations'][0]['prompt'])}”, continued again and again</h3>" if dreams else ""
-    return section(
-        "One token at a time",
-        "A base model is a simulator of documents: it weighs every token that could come next, and one is drawn.",
-        f'<div class="pair">{"".join(panels)}</div>' if panels else "",
-        f'{again}<div class="pair small">{"".join(dreams)}</div>' if dreams else "",
-    )
 
 
 def conversations(run: Run) -> str:
@@ -327,7 +292,15 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
         spent = said(metrics.get("seconds", 0), "seconds")
         strip.append(f"<li><small>{escape(stage)}</small>{number}<small>{spent}</small></li>")
     body = [headline(run, targets), data(run), tokenizer(run), pretrain(run, targets), dream(run), sample(run)]
-    body += [conversations(run), sft(run), capabilities(run), examples(run), times(run), appendix(run)]
+    body += [
+        psychology(run),
+        conversations(run),
+        sft(run),
+        capabilities(run),
+        examples(run),
+        times(run),
+        appendix(run),
+    ]
     style = (Path(__file__).parent / "web" / "report.css").read_text(encoding="utf-8")
     took = f"{said(numbers['total_seconds'], 'seconds')} and {numbers['peak_memory_gb']:.1f} GB of memory"
     html = f"""<!doctype html>

@@ -1,4 +1,6 @@
-"""What the laptop's data stage makes itself: its web, kept until its code changes; its list of words; the drills."""
+"""What the laptop's data stage makes itself: its web, kept until its code changes; its list of words; the sources that
+no web filter would keep.
+"""
 
 import hashlib
 import json
@@ -6,6 +8,8 @@ import os
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,12 +17,16 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from crawl2chat.data import web
+from crawl2chat.data.dialogues import dialogues
 from crawl2chat.data.drills import drill_documents
+from crawl2chat.data.recital import copies, write_passages
 from crawl2chat.data.steps import SCHEMA
+from crawl2chat.data.translation import word_lists, write_pairs
 from crawl2chat.stage import write_text
 from crawl2chat.tasks.spelling import read_words
 
-ROWS = 5000  # drills a parquet row group
+EXTRAS = ("drills", "phrasebook", "recital")  # the sources that pass no filter
+ROWS = 5000  # documents a parquet row group
 
 
 def make_web(output_dir: Path, seed: int, scale: float) -> None:
@@ -51,18 +59,51 @@ def write_words(shards: Path, path: Path, most: int = 20_000) -> None:
     write_text(path, "\n".join(words) + "\n")
 
 
-def write_drills(folder: Path, count: int, seed: int, words: Path) -> None:
-    """Write `count` drills to folder/00000.parquet with the shards' columns; they have no url and no date."""
-    words = read_words(str(words))
-    folder.mkdir(parents=True)
-    rows = []
-    with pq.ParquetWriter(folder / "00000.parquet", SCHEMA) as writer:
-        for row in tqdm(drill_documents(count, seed, words), total=count, desc="drills", unit="document", leave=False):
-            rows.append(row | {"url": None, "date": None, "language": "en", "language_score": None})
-            if len(rows) == ROWS:
-                writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
-                rows.clear()
+def write_extras(
+    work: Path, drills: int, phrasebook: int, passages: list[dict], seed: int, facts: Path
+) -> dict[str, int]:
+    """Write the sources that pass no filter below work/shards, and what the sample stage asks about them beside it.
+
+    Returns {source: documents}, 0 where nothing of it is wanted. passages: see recital.reserve. facts: facts.jsonl.
+    """
+    rows = (
+        drill_documents(drills, seed, read_words(str(work / "words.txt")) if drills else ()),
+        phrasebook_documents(phrasebook, seed, str(facts)),
+        copies(passages),
+    )
+    if phrasebook:
+        write_pairs(work / "translation.jsonl")
+    if passages:
+        write_passages(work / "recital.jsonl", passages)
+    return {name: write_source(work / "shards" / name, part) for name, part in zip(EXTRAS, rows, strict=True)}
+
+
+def phrasebook_documents(count: int, seed: int, facts: str) -> Iterator[dict]:
+    """`count` documents {"text", "id", "source"}: word lists in two languages and dialogues about facts, by turns."""
+    lists, talks = word_lists(count, seed), dialogues(count, seed, facts)
+    for i in range(count):
+        yield {"text": next(talks if i % 2 else lists), "id": f"phrasebook/{i}", "source": "phrasebook"}
+
+
+def write_source(folder: Path, documents: Iterator[dict]) -> int:
+    """Write documents {"text", "id", "source"} to folder/00000.parquet with the shards' columns (no url, no date), and
+    return their number; where there are none, no folder is made.
+    """
+    count = 0
+    bar = tqdm(desc=folder.name, unit="document", leave=False)
+    writer = None
+    while batch := list(islice(documents, ROWS)):
+        if writer is None:
+            folder.mkdir(parents=True)
+            writer = pq.ParquetWriter(folder / "00000.parquet", SCHEMA)
+        rows = [row | {"url": None, "date": None, "language": "en", "language_score": None} for row in batch]
         writer.write_batch(pa.RecordBatch.from_pylist(rows, schema=SCHEMA))
+        count += len(batch)
+        bar.update(len(batch))
+    if writer is not None:
+        writer.close()
+    bar.close()
+    return count
 
 
 def publish(made: Path, final: Path) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 
 SHARES = ("accuracy", "share", "precision", "recall", "stderr", "distinct_continuations")
+SHARES += ("verbatim_recall_train", "verbatim_recall_heldout")
 
 
 def said(value: float, key: str = "") -> str:
@@ -15,6 +16,14 @@ def said(value: float, key: str = "") -> str:
     if abs(value) >= 1e6:
         return f"{value / 1e6:,.1f}\u00a0M"
     return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
+
+
+def section(title: str, explain: str, *parts: str) -> str:
+    """A section of the page, or nothing where all its parts are empty."""
+    body = "".join(parts)
+    name = title.lower().replace(" ", "-").replace(",", "")
+    note = f'<p class="explain">{explain}</p>' if explain else ""
+    return f'<section id="{name}"><h2>{title}</h2>{note}{body}</section>' if body else ""
 
 
 def clip(text: str, length: int = 400) -> str:
