@@ -25,10 +25,15 @@ def at_the_root(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
 
+def stage_of(path: Path) -> str:
+    """The stage that a recipe is for: its stem; in recipes/gpt2, one pretraining in four sizes."""
+    return "pretrain" if path.parent == Path("recipes/gpt2") else path.stem
+
+
 @cache
 def script_of(path: Path) -> ModuleType:
     """The module of a recipe's script."""
-    return importlib.import_module(path.stem)
+    return importlib.import_module(stage_of(path))
 
 
 def document(path: Path) -> dict:
@@ -50,6 +55,21 @@ def test_both_families_have_the_same_stems():
     assert laptop == {*ORDER, "chat"}
 
 
+def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
+    """What differs: the size, what is read, the batch, the schedule and how often it is looked at."""
+    recipes = {path.stem: document(path) for path in RECIPES if path.parent == Path("recipes/gpt2")}
+    assert list(recipes) == ["1.6b", "124m", "350m", "774m"]
+    sizes = {
+        name: [recipe["model"][key] for key in ("n_embd", "n_layer", "n_head")] for name, recipe in recipes.items()
+    }
+    # Radford et al. 2019, table 2; the heads are the released checkpoints'
+    assert sizes == {"124m": [768, 12, 12], "350m": [1024, 24, 16], "774m": [1280, 36, 20], "1.6b": [1600, 48, 25]}
+    own = "model datasets per_device_train_batch_size gradient_accumulation_steps max_steps learning_rate output_dir "
+    own += "lr_scheduler_type lr_scheduler_kwargs eval_steps save_steps"
+    shared = [{key: value for key, value in recipe.items() if key not in own.split()} for recipe in recipes.values()]
+    assert all(other == shared[0] for other in shared) and shared[0]["tokenizer"] == "openai-community/gpt2"
+
+
 @every_recipe
 def test_it_parses_through_its_scripts_dataclasses(path):
     on_gpus = path.parent.name != "laptop"
@@ -64,7 +84,7 @@ def test_every_local_input_is_an_earlier_stages_output(path):
     output_dir = own.pop("output_dir", None)
     earlier = []
     for folder in {path.parent, Path("recipes")}:
-        before = ORDER[: ORDER.index(path.stem)] if path.stem in ORDER else ORDER
+        before = ORDER[: ORDER.index(stage_of(path))] if stage_of(path) in ORDER else ORDER
         made_by = [folder / f"{stage}.yaml" for stage in before]
         earlier += [document(recipe)["output_dir"] for recipe in made_by if recipe.exists()]
     for text in strings(own):
@@ -80,7 +100,7 @@ def test_it_writes_a_folder_of_its_own_named_for_the_stage(path):
     if path.stem == "chat":
         assert output_dir is None
         return
-    assert re.fullmatch(rf"output/[a-z0-9][a-z0-9.-]*/{path.stem}", output_dir), output_dir
+    assert re.fullmatch(rf"output/[a-z0-9][a-z0-9.-]*/{stage_of(path)}", output_dir), output_dir
     assert sum(document(other).get("output_dir") == output_dir for other in RECIPES) == 1
 
 
@@ -93,7 +113,7 @@ def test_its_first_two_lines_say_what_to_expect_and_how_to_launch(path):
     assert path.stem == "chat" or re.search(r"not yet run|\d", first), "line 1 says a number, or `not yet run`"
     launch = re.fullmatch(LAUNCH, second)
     assert launch, f"line 2 must be the launch command, is: {second}"
-    assert (launch[2], launch[3]) == (path.stem, str(path))
+    assert (launch[2], launch[3]) == (stage_of(path), str(path))
     assert launch[1] is None or Path(launch[1]).exists()
     assert third == "" and any(line.startswith("# ") for line in rest), "sections follow, each under a comment"
     assert len(text.splitlines()) <= 60
