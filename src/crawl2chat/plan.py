@@ -111,25 +111,11 @@ def plan(configs: tuple[Any, ...], recipe: Path | None, flags: list[str]) -> str
     rows = [("stage", Path(sys.argv[0]).stem), ("recipe", " ".join([str(recipe or "none"), *flags]))]
     rows += [("reads", f"{item.key}: {item.path} ({item.state})") for item in inputs(configs)]
     rows += [("writes", config.output_dir) for config in configs if getattr(config, "output_dir", None)][:1]
-    length = next((config.max_length for config in configs if getattr(config, "max_length", None)), None)
     for config in configs:
         if hasattr(config, "gradient_accumulation_steps"):
-            rows += _sums(config, length)
+            from crawl2chat.budget import budget_rows, read_run  # these need torch, which other stages never load
+            from crawl2chat.waste import warnings
+
+            run = read_run(configs, config, recipe, flags)
+            rows += budget_rows(run) + [("warning", line) for line in warnings(run)]
     return "\n".join(f"{name:8}{text}" for name, text in rows)
-
-
-def _sums(config: Any, length: int | None) -> list[tuple[str, str]]:
-    """Sequences and, where their longest length is known, tokens a step; steps or epochs; the learning rate."""
-    rows, accumulation = config.per_device_train_batch_size, config.gradient_accumulation_steps
-    processes = int(os.environ.get("WORLD_SIZE", "1"))
-    sequences = rows * accumulation * processes
-    ranks = f"{processes} process{'es' if processes > 1 else ''}"
-    sums = f"{rows} sequences x {accumulation} accumulation x {ranks} = {sequences:,} sequences a step"
-    if length:
-        sums += f", x {length:,} tokens = at most {sequences * length:,} tokens a step"
-    steps = f"{config.max_steps:,} steps" if config.max_steps > 0 else f"epochs: {config.num_train_epochs:g}"
-    if length and config.max_steps > 0:
-        steps += f", at most {sequences * length * config.max_steps:,} tokens"
-    schedule = getattr(config.lr_scheduler_type, "value", config.lr_scheduler_type)
-    rate = f"{config.learning_rate:g}, {schedule}, warmup_steps {config.warmup_steps:g}"
-    return [("batch", sums), ("length", steps), ("rate", rate)]
