@@ -280,7 +280,17 @@ def test_false_begins_anew_and_a_folder_is_where_the_run_goes_on(tmp_path, whole
     assert again.find_start() == 4, "the same command goes on with what it began"
     assert trainer(tmp_path / "run", resume_from_checkpoint=False).find_start() == 0
     complaint = stopped(trainer(tmp_path / "run", resume_from_checkpoint=str(tmp_path / "nowhere")))
-    assert complaint.startswith("error: resume_from_checkpoint:") and "it has no manifest.json" in complaint
+    assert complaint.startswith("error: resume_from_checkpoint:") and "there is no such folder" in complaint
+
+
+def test_a_folder_chosen_by_another_spelling_of_its_path_is_not_moved_away(tmp_path, whole, monkeypatch):
+    shutil.copytree(whole[0], tmp_path / "run")
+    monkeypatch.chdir(tmp_path)
+    again = trainer(tmp_path / "run", resume_from_checkpoint="run/../run/checkpoint-4")
+    again.run()
+    assert losses(again) == whole[1] and again.find_start() == 4
+    shutil.move(tmp_path / "run/checkpoint-2", tmp_path / "run/_earlier/checkpoint-2")
+    assert "move it out of _earlier" in stopped(trainer("run", resume_from_checkpoint="run/_earlier/checkpoint-2"))
 
 
 @pytest.mark.parametrize(

@@ -99,6 +99,8 @@ def mark_finished(output_dir: Path) -> None:
 
 def damage(checkpoint: Path) -> str | None:
     """What is wrong with a checkpoint, or None: every file is there and has the bytes that were written."""
+    if not checkpoint.is_dir():
+        return "there is no such folder"
     try:
         files = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))["files"]
         wanted = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}

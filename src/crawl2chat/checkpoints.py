@@ -27,6 +27,7 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import TrainOutput
 
 from crawl2chat.checkpoint_folder import (
+    EARLIER,
     FINISHED,
     SAVING,
     checkpoints,
@@ -159,11 +160,13 @@ class SafeCheckpoints(FiniteSteps):
             if not problem and not any(path.glob("rng_state*.pth")):
                 problem = "holds the weights alone (save_only_model)"
             if not problem:
-                start = path
+                start = next((own for own in found if own.samefile(path)), path)
                 break
             if path == Path(str(wanted)):
                 fail(f"resume_from_checkpoint: {path}: {problem}; name another checkpoint, or leave the key out")
             say(f"{path}: {problem}; passed over")
+        if start and start.parent.name == EARLIER:
+            fail(f"resume_from_checkpoint: {start}: move it out of {EARLIER} first; this run may put others there")
         if start:
             self._refuse_drift(start)
             say(f"going on from {start}")
@@ -175,7 +178,8 @@ class SafeCheckpoints(FiniteSteps):
         return start, json.loads((start / "trainer_state.json").read_text())["global_step"] if start else 0
 
     def _refuse_drift(self, start: Path) -> None:
-        drift = changes(_run_of(start)["facts"], self.facts)
+        run = _run_of(start)
+        drift = changes(run["facts"], self.facts)
         listed = "; ".join(drift[:12]) + f"; and {len(drift) - 12} more" * (len(drift) > 12)
         if drift and not getattr(self.args, "allow_drift", False):
             fail(
@@ -184,6 +188,8 @@ class SafeCheckpoints(FiniteSteps):
             )
         if drift:
             say(f"going on by another recipe (allow_drift): {listed}")
+        if run["torch"] != torch.__version__:
+            say(f"torch {run['torch']} -> {torch.__version__}: losses may differ in their last digits")
 
     def run(self) -> TrainOutput:
         """Train to the end: from the newest whole checkpoint of `output_dir`, or from the start."""
@@ -191,6 +197,11 @@ class SafeCheckpoints(FiniteSteps):
         start, before = self.started[0], self.seconds
         result = self.train(resume_from_checkpoint=str(start) if start else None)
         self.seconds = before + time.time() - self.began
+        if self.args.enable_jit_checkpoint and self.state.global_step < self.state.max_steps:
+            # the library returns as from a whole run, and the stage would be marked complete
+            sys.exit(
+                f"checkpoints: a signal ended the run after step {self.state.global_step}; the same command goes on"
+            )
         return result
 
     def get_batch_samples(self, *args, **kwargs):
