@@ -10,7 +10,7 @@ import json
 import re
 from array import array
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import accumulate, chain
 
 import numpy as np
@@ -126,14 +126,15 @@ def translate(pattern: str) -> tuple[str, set[str]]:
     return "".join(out), atoms
 
 
-def stages(pre_tokenizer: dict | None) -> tuple[list[str], dict | None]:
-    """What a pre-tokenizer (its JSON) does, one regex after the other within the pieces, and how it spells the words
-    at last (ByteLevel, or nothing). DIGIT stands for Digits. Raises NotUnderstood for any other kind.
+def stages(pre_tokenizer: pre_tokenizers.PreTokenizer | None) -> tuple[list[str], pre_tokenizers.ByteLevel | None]:
+    """What a pre-tokenizer does, one regex after the other within the pieces, and how it spells the words at last
+    (ByteLevel, or nothing). DIGIT stands for Digits. Raises NotUnderstood for any other kind.
     """
     if pre_tokenizer is None:
         raise NotUnderstood("text that is not split into words")
+    state = json.loads(pre_tokenizer.__getstate__())
     splits, spelling = [], None
-    for step in pre_tokenizer.get("pretokenizers", [pre_tokenizer]):
+    for step in state.get("pretokenizers", [state]):
         kind = step["type"]
         if spelling is not None:
             raise NotUnderstood(f"{kind} after ByteLevel")
@@ -143,7 +144,7 @@ def stages(pre_tokenizer: dict | None) -> tuple[list[str], dict | None]:
             splits.append(DIGIT if step["individual_digits"] else DIGIT + "+")
         elif kind == "ByteLevel" and not step["add_prefix_space"]:
             splits += [GPT2] if step["use_regex"] else []
-            spelling = {**step, "use_regex": False}
+            spelling = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
         else:
             raise NotUnderstood(kind if kind != "Split" else f"Split by {step['pattern']}, {step['behavior']}")
     if not splits:
@@ -152,9 +153,9 @@ def stages(pre_tokenizer: dict | None) -> tuple[list[str], dict | None]:
 
 
 class Splitter:
-    """Text to words, as the pre-tokenizer with this JSON splits it."""
+    """Text to words, as this pre-tokenizer splits it."""
 
-    def __init__(self, pre_tokenizer: dict | None):
+    def __init__(self, pre_tokenizer: pre_tokenizers.PreTokenizer | None):
         splits, self.spelling = stages(pre_tokenizer)
         self.patterns: list[re.Pattern] = []
         self.stand_ins: dict[str, str] = {}
@@ -233,27 +234,35 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase | Tokenizer):
-        state = json.loads(state_of(tokenizer))
-        self.tokenizer = Tokenizer.from_str(json.dumps(state))
-        self.tokenizer.encode_special_tokens = True
-        self.dtype = np.dtype(np.uint16 if max(self.tokenizer.get_vocab().values()) < 2**16 else np.uint32)
-        self.marks = [token["content"] for token in state["added_tokens"] if not token["special"]]
+        self.backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
+        added = self.backend.get_added_tokens_decoder().values()
+        self.marks = [token.content for token in added if not token.special]
+        self.dtype = np.dtype(np.uint16 if max(self.backend.get_vocab().values()) < 2**16 else np.uint32)
         self.splitter = None
         try:
-            if state["normalizer"] is not None:
-                raise NotUnderstood(f"the normalizer {state['normalizer']['type']}")
-            if state["model"].get("dropout"):
+            if self.backend.normalizer is not None:
+                raise NotUnderstood(f"the normalizer {type(self.backend.normalizer).__name__}")
+            if getattr(self.backend.model, "dropout", None):
                 raise NotUnderstood("BPE dropout")
-            self.splitter = Splitter(state["pre_tokenizer"])
-            words = {**state, "pre_tokenizer": self.splitter.spelling, "added_tokens": [], "post_processor": None}
-            self.words = _Words(Tokenizer.from_str(json.dumps(words)), "H" if self.dtype == np.uint16 else "I")
+            self.splitter = Splitter(self.backend.pre_tokenizer)
+            of_words = Tokenizer(self.backend.model)  # nothing but BPE: no splitting, no added tokens
+            if self.splitter.spelling is not None:
+                of_words.pre_tokenizer = self.splitter.spelling
+            self.words = _Words(of_words, self.dtype.char)
         except NotUnderstood as reason:
             print(f"encoding: at tokenizers' own speed, some five times slower, because of {reason}", flush=True)
+
+    @cached_property
+    def whole(self) -> Tokenizer:
+        """The tokenizer itself, told to leave control tokens text; made when first needed."""
+        tokenizer = Tokenizer.from_str(state_of(self.backend))
+        tokenizer.encode_special_tokens = True
+        return tokenizer
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids of each text: (tokens,) of `dtype`, uint16 where the vocabulary allows it."""
         if self.splitter is None:
-            return [self._ids(e) for e in self.tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)]
+            return [self._ids(e) for e in self.whole.encode_batch_fast(list(texts), add_special_tokens=False)]
         return [self._encode(text) for text in texts]
 
     def _encode(self, text: str) -> np.ndarray:
@@ -262,7 +271,7 @@ class Encoder:
                 return np.frombuffer(b"".join(map(self.words.__getitem__, self.splitter.split(text))), self.dtype)
             except NotUnderstood:  # a rare character that only the tokenizer itself can place
                 pass
-        return self._ids(self.tokenizer.encode(text, add_special_tokens=False))
+        return self._ids(self.whole.encode(text, add_special_tokens=False))
 
     def _ids(self, encoding) -> np.ndarray:
         return np.array(encoding.ids, self.dtype)
