@@ -14,33 +14,13 @@ from statistics import fmean, median
 
 from transformers import set_seed
 
-from crawl2chat.choices import choices_from_pages, read_choices
+from crawl2chat.choices import Choices, questions_of
 from crawl2chat.data.tokens import PackedRows, Source, held_out_texts, write_tokens
-from crawl2chat.model import (
-    build_model,
-    check_fit,
-    count_parameters,
-    fast_on_cpu,
-    fastest_attention,
-    flops_per_token,
-    peak_flops,
-)
+from crawl2chat.model import build_model, check_fit, count_parameters, fast_on_cpu, fastest_attention
 from crawl2chat.pretraining import PretrainingArguments, PretrainingTrainer
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import finish, write_text
-
-
-@dataclass
-class Choices:
-    """Questions with given endings, scored at every evaluation as lm-eval scores HellaSwag."""
-
-    name: str = field(metadata={"help": "what metrics call them"})
-    path: str | None = field(
-        default=None,
-        metadata={"help": "Rowan/hellaswag, or shards of that form; none: from held-out pages", "reads": True},
-    )
-    n: int = field(default=400, metadata={"help": "questions at most", "gt": 0})
 
 
 @dataclass
@@ -82,21 +62,14 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     train_dataset = PackedRows(sources, weights, config.max_length, rows, training_args.seed)
     held_out = list(held_out_texts(sources, config.held_out_documents))
     write_text(output / "heldout.jsonl", "".join(json.dumps(row) + "\n" for row in held_out))
-    questions = {
-        c.name: read_choices(c.path, c.n, training_args.seed)
-        if c.path
-        else choices_from_pages(held_out, c.n, training_args.seed)
-        for c in config.choices
-    }
     for name, epochs in train_dataset.epochs().items():
         print(f"pretrain: {name} is read {epochs:.2f} times")
 
     # model
     model = build_model(config.model, tokenizer, fastest_attention(training_args.device, config.max_length))
     check_fit(model, tokenizer, config.tokenizer)
-    flops = flops_per_token(model, config.max_length)
     tokens = rows * config.max_length
-    print(f"pretrain: {count_parameters(model):,} parameters, {tokens:,} tokens, {flops * tokens:.2e} FLOPs")
+    print(f"pretrain: {count_parameters(model):,} parameters, {tokens:,} tokens")
 
     # trainer
     shares = {source.name: weight / sum(weights) for source, weight in zip(config.datasets, weights, strict=True)}
@@ -107,14 +80,12 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
         eval_dataset=held_out,
         processing_class=tokenizer,
         shares={s.name: shares[s.name] * s.bytes / len(s.ids) for s in sources},
-        questions=questions,
+        questions={c.name: questions_of(c, held_out, training_args.seed) for c in config.choices},
         prompts=config.prompts,
         fingerprint={"data": train_dataset.fingerprint(), "model": config.model},
     )
 
     # train
-    if not trainer.find_start():
-        (output / "samples.jsonl").unlink(missing_ok=True)
     trainer.run()
     evaluation = trainer.evaluate()
 
@@ -123,17 +94,17 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     if not trainer.is_world_process_zero():
         return
     write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
-    losses, speed = trainer.recent("loss", 5), median(trainer.recent("tokens_per_second", 10_000))
-    peak = peak_flops(training_args.device)
+    losses, speed, mfu = (trainer.logged(key) for key in ("loss", "tokens_per_second", "mfu"))
+    speed = median(speed)
     metrics = {
         "parameters": count_parameters(model),
         "tokens": tokens,
         "muon": int(training_args.optim == "muon"),
         "real_prose_share": sum(shares[source.name] for source in config.datasets if source.real_prose),
-        "train_loss": fmean(losses),
+        "train_loss": fmean(losses[-5:]),
         "tokens_per_second": speed,
-        "flops_per_second": speed * flops,
-        **({"mfu": speed * flops / (peak * training_args.world_size)} if peak else {}),
+        "flops_per_second": speed * trainer.flops_per_token,
+        **({"mfu": median(mfu)} if mfu else {}),
         **evaluation,
         **{f"epochs/{name}": epochs for name, epochs in train_dataset.epochs().items()},
     }

@@ -12,7 +12,7 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 
@@ -32,6 +32,18 @@ SENTENCE = re.compile(r"(?<=[^A-Z\s][.!?]) (?=\S)(.*?[^A-Z\s][.!?])(?=\s|$)")
 PAD_LENGTH = {"cuda": 64}  # lengths are multiples of this: a compiled model meets few shapes
 HEAD_ROWS = 16  # rows whose endings pass through the output layer at once
 RESCALED = ("final_logit_softcapping", "logits_scaling", "logit_scale", "lm_head_multiplier")  # in a model's config
+
+
+@dataclass
+class Choices:
+    """A set of questions with given endings, as a recipe names it."""
+
+    name: str = field(metadata={"help": "what metrics call it"})
+    path: str | None = field(
+        default=None,
+        metadata={"help": "Rowan/hellaswag, or shards of that form; none: from held-out pages", "reads": True},
+    )
+    n: int = field(default=400, metadata={"help": "questions at most", "gt": 0})
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,13 @@ def choices_from_pages(pages: Sequence[dict], n: int, seed: int, context: int = 
     if len(questions) < n and os.environ.get("RANK", "0") == "0":
         tqdm.write(f"choices: {len(pages)} held-out pages give {len(questions)} questions, not the {n} asked for")
     return questions
+
+
+def questions_of(choices: Choices, held_out: Sequence[dict], seed: int) -> list[Question]:
+    """The questions of a recipe's entry; `held_out` are the pages where it names no path."""
+    if choices.path:
+        return read_choices(choices.path, choices.n, seed)
+    return choices_from_pages(held_out, choices.n, seed)
 
 
 def _ask(own: list[tuple[str, str]], others: list, context: int, rng: random.Random) -> Iterator[Question]:

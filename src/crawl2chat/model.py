@@ -32,8 +32,8 @@ def build_model(
     """A causal language model with random weights.
 
     `config` holds `model_type` (llama, qwen3, gpt2, ...), that architecture's own keys, and perhaps
-    `attn_implementation` for the training run, in place of `attention` (it is not saved). The vocabulary is the tokenizer's, rounded up to a
-    multiple of `pad_vocab_to` for faster matrix products.
+    `attn_implementation` for the training run, in place of `attention` (it is not saved). The vocabulary is the
+    tokenizer's, rounded up to a multiple of `pad_vocab_to` for faster matrix products.
     """
     config = dict(config)
     model_type = config.pop("model_type", None)

@@ -22,9 +22,11 @@ from crawl2chat.checkpoints import ResumeKeys, SafeCheckpoints
 from crawl2chat.choices import Question, score_choices
 from crawl2chat.engine import complete
 from crawl2chat.evaluation import bits_per_byte
+from crawl2chat.hardware import dollars, peak_flops
 from crawl2chat.loss import return_the_loss_alone
-from crawl2chat.model import flops_per_token, peak_flops
+from crawl2chat.model import flops_per_token
 from crawl2chat.muon import MuonKeys, MuonOptimizer
+from crawl2chat.stage import write_text
 
 
 @dataclass
@@ -64,8 +66,9 @@ class Progress(ProgressCallback):
         if "grad_norm" in logs:
             words += f", gradient {logs['grad_norm']:.2f}"
         words += f", rate {logs['learning_rate']:.1e}, {logs['tokens']:,} tokens"
-        if "tokens_per_second" in logs:
-            words += f", {logs['tokens_per_second']:,.0f} a second"
+        words += f", {logs['tokens_per_second']:,.0f} a second" if "tokens_per_second" in logs else ""
+        words += f", MFU {logs['mfu']:.0%}" if "mfu" in logs else ""
+        words += f", ${logs['dollars']:,.2f}" if "dollars" in logs else ""
         self.training_bar.write(words)
 
 
@@ -141,28 +144,36 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         super().__init__(*args, **kwargs)
         self.shares, self.questions, self.prompts = shares, questions or {}, list(prompts)
         self.seconds_beside = 0.0  # evaluations of this process
-        self.logged = 0, time.perf_counter(), 0.0  # step, time and seconds_beside of the last row of the log
+        self.last_row = 0, time.perf_counter(), 0.0  # step, time and seconds_beside of the last row of the log
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress())
 
-    def get_train_dataloader(self) -> DataLoader:
-        self.logged = self.find_start(), time.perf_counter(), self.seconds_beside  # the run begins
-        return super().get_train_dataloader()
+    def run(self):
+        """Train from the newest whole checkpoint, or from the start; samples of steps that come again are dropped."""
+        done, samples = self.find_start(), Path(self.args.output_dir) / "samples.jsonl"
+        if self.is_world_process_zero() and samples.exists():
+            lines = samples.read_text(encoding="utf-8").splitlines(keepends=True)
+            write_text(samples, "".join(line for line in lines if done and json.loads(line)["step"] <= done))
+        self.last_row = done, time.perf_counter(), self.seconds_beside
+        return super().run()
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """With the tokens and FLOPs that the run has taken so far, and the speed since the last row."""
+        """With what the run has taken so far (tokens, FLOPs, dollars), and the speed since the last row."""
         step, now = self.state.global_step, time.perf_counter()
         tokens = step * self.tokens_per_step
         logs = {**logs, "tokens": tokens, "flops": float(tokens * self.flops_per_token)}
+        device = torch.cuda.get_device_name(self.args.device) if self.args.device.type == "cuda" else None
+        cost = dollars(device, self.seconds + time.time() - self.began, self.args.world_size)
+        logs |= {"dollars": cost} if cost is not None else {}
         if "loss" in logs:
-            if step > self.logged[0]:
-                seconds = now - self.logged[1] - (self.seconds_beside - self.logged[2])
-                logs["tokens_per_second"] = (step - self.logged[0]) * self.tokens_per_step / seconds
+            if step > self.last_row[0]:
+                seconds = now - self.last_row[1] - (self.seconds_beside - self.last_row[2])
+                logs["tokens_per_second"] = (step - self.last_row[0]) * self.tokens_per_step / seconds
                 if peak := peak_flops(self.args.device):
                     used = logs["tokens_per_second"] * self.flops_per_token
                     logs["mfu"] = used / (peak * self.args.world_size)
-            self.logged = step, now, self.seconds_beside
+            self.last_row = step, now, self.seconds_beside
         super().log(logs, start_time)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
@@ -204,6 +215,6 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
                 handle.write(json.dumps(row) + "\n")
                 tqdm.write(f"  {prompt}|{completion.text!r}")
 
-    def recent(self, key: str, last: int) -> list[float]:
-        """The last logged values of a key, "loss" (nats a token) or "tokens_per_second"."""
-        return [row[key] for row in self.state.log_history if key in row][-last:]
+    def logged(self, key: str) -> list[float]:
+        """All logged values of a key, such as "loss" (nats a token) or "tokens_per_second"."""
+        return [row[key] for row in self.state.log_history if key in row]
