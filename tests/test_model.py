@@ -6,9 +6,10 @@ import shutil
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from crawl2chat.model import build_model, check_fit, count_parameters, flops_per_token, load_model
+from crawl2chat.model import build_model, check_fit, check_weights, count_parameters, flops_per_token, load_model
 from tiny import tiny_model, tiny_tokenizer
 
 SMALL = {
@@ -28,9 +29,9 @@ def folder(tmp_path, tokenizer):
     return tmp_path / "model"
 
 
-def complaint(path) -> str:
+def complaint(path, check=load_model) -> str:
     with pytest.raises(SystemExit) as stop:
-        load_model(path)
+        check(path)
     assert str(path) in stop.value.code and "\n" not in stop.value.code
     return stop.value.code
 
@@ -72,6 +73,45 @@ def test_weights_of_another_shape_are_one_line(folder):
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"hidden_size": 64}))
     assert "cannot load the model" in complaint(folder)
+
+
+def change(folder, **tensors):
+    """Put tensors into a model's file, or take those that are None out."""
+    weights = load_file(folder / "model.safetensors") | tensors
+    save_file({k: v for k, v in weights.items() if v is not None}, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_a_whole_folder_passes_in_one_file_and_in_shards(folder, tmp_path, tokenizer):
+    check_weights(folder)
+    tiny_model(tokenizer).save_pretrained(tmp_path / "shards", max_shard_size="40KB")
+    check_weights(tmp_path / "shards")
+    shard = sorted((tmp_path / "shards").glob("*.safetensors"))[1]
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert f"damaged ({shard.name}" in complaint(tmp_path / "shards", check_weights)
+    shard.unlink()
+    assert f"{shard.name} is missing" in complaint(tmp_path / "shards", check_weights)
+
+
+def test_weights_that_lack_a_tensor_are_refused_by_name_and_not_made_up(folder):
+    change(folder, **{"model.norm.weight": None})
+    assert "1 of 21 tensors are missing, model.norm.weight first" in complaint(folder, check_weights)
+    assert "lack 1 tensors, model.norm.weight first" in complaint(folder)
+
+
+def test_a_tensor_that_was_saved_as_an_empty_shard_is_refused(folder):
+    change(folder, **{"model.norm.weight": torch.zeros(0)})
+    assert "model.norm.weight is (0,), the config asks for (32,)" in complaint(folder, check_weights)
+
+
+def test_a_tied_head_may_be_written_twice_or_once(tmp_path, tokenizer):
+    tied = {**SMALL, "tie_word_embeddings": True}
+    build_model(tied, tokenizer).save_pretrained(tmp_path)
+    check_weights(tmp_path)
+    change(tmp_path, **{"lm_head.weight": load_file(tmp_path / "model.safetensors")["model.embed_tokens.weight"]})
+    check_weights(tmp_path)
+    load_model(tmp_path)
+    change(tmp_path, **{"lm_head.weight": None, "model.embed_tokens.weight": None})
+    assert "model.embed_tokens.weight first" in complaint(tmp_path, check_weights)
 
 
 def test_an_adapter_is_loaded_onto_its_base_model(folder, tmp_path, tokenizer):

@@ -1,10 +1,13 @@
 """A model from random weights out of a recipe's dict, a model from a folder, and what a token of it costs."""
 
 import ctypes
+import json
 import platform
 from pathlib import Path
 
 import torch
+import transformers
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -73,13 +76,56 @@ def load_model(path: str | Path, **kwargs) -> PreTrainedModel:
     elif str(path).count("/") != 1 or str(path).startswith(("output/", "./", "/")):
         fail(f"{path}: no such folder; run the stage that writes it first")
     try:
-        return AutoModelForCausalLM.from_pretrained(path, **kwargs)
+        model, report = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **kwargs)
     except (OSError, ValueError, RuntimeError) as error:
         fail(f"{path}: cannot load the model: {str(error).splitlines()[0]}")
-    except Exception as error:  # safetensors raises its own type for a cut file
-        if type(error).__name__ != "SafetensorError":
-            raise
+    except SafetensorError as error:
         fail(f"{path}: the weights are damaged ({error}); run the stage that writes this folder again")
+    if missing := sorted(report["missing_keys"]):  # the library makes them up
+        fail(f"{path}: the weights lack {len(missing)} tensors, {missing[0]} first; write the folder again")
+    return model
+
+
+def check_weights(folder: str | Path) -> None:
+    """Stop with one line unless a model's folder holds every tensor that its config asks for, whole and in its shape.
+
+    Reads the files' headers alone. A tied head may be there a second time (ZeRO-1 and 2 write it so) or not. Of an
+    adapter's folder only the file itself is checked.
+    """
+    folder, again = Path(folder), "run the stage that writes this folder again"
+    files, wanted, tied = ["adapter_model.safetensors"], {}, {}
+    if not (folder / "adapter_config.json").is_file():
+        index = folder / "model.safetensors.index.json"
+        files = sorted(path.name for path in folder.glob("*.safetensors"))
+        if not files:
+            fail(f"{folder}: no weights (*.safetensors); under ZeRO-3 zero3_save_16bit_model gathers them; {again}")
+        try:
+            if index.is_file():
+                files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            config = AutoConfig.from_pretrained(folder)
+            with torch.device("meta"):
+                model = getattr(transformers, config.architectures[0])(config)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            fail(f"{folder}: cannot read its config or index: {str(error).splitlines()[0]}; {again}")
+        wanted = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+        tied = model.all_tied_weights_keys
+    found = {}
+    for name in files:
+        if not (folder / name).is_file():
+            fail(f"{folder}: no weights: {name} is missing; {again}")
+        try:
+            with safe_open(folder / name, "pt") as tensors:
+                found |= {key: tensors.get_slice(key).get_shape() for key in tensors.keys()}
+        except (SafetensorError, OSError) as error:
+            fail(f"{folder}: the weights are damaged ({name}: {error}); {again}")
+    missing = [key for key in wanted if key not in found and key not in tied]
+    other = [key for key in wanted if found.get(key, wanted[key]) != wanted[key]]
+    if missing or not found:
+        first = f", {missing[0]} first" if missing else ""
+        fail(f"{folder}: {len(missing)} of {len(wanted)} tensors are missing{first}; {again}")
+    if other:
+        key = other[0]
+        fail(f"{folder}: {key} is {tuple(found[key])}, the config asks for {tuple(wanted[key])}; {again}")
 
 
 def load_adapter(folder: Path, **kwargs) -> PreTrainedModel:
