@@ -79,10 +79,10 @@ def write_extras(
 
 
 def phrasebook_documents(count: int, seed: int, facts: str) -> Iterator[dict]:
-    """`count` documents {"text", "id", "source"}: word lists in two languages and dialogues about facts, by turns."""
+    """`count` documents {"text", "id", "source"}: two word lists, then a dialogue about facts, and so on."""
     lists, talks = word_lists(count, seed), dialogues(count, seed, facts)
     for i in range(count):
-        yield {"text": next(talks if i % 2 else lists), "id": f"phrasebook/{i}", "source": "phrasebook"}
+        yield {"text": next(talks if i % 3 == 2 else lists), "id": f"phrasebook/{i}", "source": "phrasebook"}
 
 
 def write_source(folder: Path, documents: Iterator[dict]) -> int:

@@ -32,12 +32,9 @@ WORDS = """
     wall mur pared, water eau agua, window fenêtre ventana, winter hiver invierno, wolf loup lobo, woman femme mujer,
     wood bois madera, word mot palabra, year année año, yellow jaune amarillo
 """
-# what stands before a word (a space, so that it is the same token everywhere) and between the two: half of the lists
-# draw both from these, half put them together from SIGNS
+# what stands before a word (with a space, so that the word is the same token everywhere) and between the two
 STARTS = ("- ", "* ", "+ ", ". ", "# ", "English ", "English: ", "word ")
 SEPARATORS = (" - ", ": ", " = ", ", ", " / ", " | ", " – ", " -> ", " ~ ", " * ", " :: ", " . ", " + ", " # ", " is ")
-SIGNS = "-=:/|~*+#.>&%@^_"
-NEVER = "=>"  # no list holds it: left for layouts that are to be understood from examples
 SENTENCES = (
     "The {L} word for {e} is {t}.", "In {L}, {e} is {t}.", "How do you say {e} in {L}? It is {t}.",
     "What is {e} in {L}? It is {t}.", "Say {t} for {e}.", "We say {e}, and they say {t}.",
@@ -63,22 +60,12 @@ def write_pairs(path: Path) -> None:
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in pairs()))
 
 
-def signs(rng: random.Random) -> str:
-    """One to three signs in a row, never NEVER."""
-    text = NEVER
-    while NEVER in text:
-        text = "".join(rng.choice(SIGNS) for _ in range(rng.randint(1, 3)))
-    return text
-
-
 def word_list(rng: random.Random, rows: Sequence[dict]) -> str:
     """A list of twelve words in one language and one layout; half of the lists have a title."""
     language = rng.choice(LANGUAGES)
-    start, separator = rng.choice(STARTS), rng.choice(SEPARATORS)
-    if rng.random() < 0.5:
-        start, separator = f"{rng.choice(SIGNS)} ", f" {signs(rng)} "
+    start = rng.choice(STARTS)
     between = f"{language} " if start.startswith("English") and rng.random() < 0.5 else ""
-    layout = start + "{e}" + separator + between + "{t}"
+    layout = start + "{e}" + rng.choice(SEPARATORS) + between + "{t}"
     if rng.random() < 0.2:
         layout = rng.choice(SENTENCES)
     end = rng.choice(("\n", "\n", "\n", "\n\n", "; "))
