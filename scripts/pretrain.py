@@ -34,7 +34,9 @@ class PretrainConfig:
     held_out_share: float = field(
         default=0.01, metadata={"help": "share of documents never trained on", "gt": 0, "lt": 0.5}
     )
-    held_out_documents: int = field(default=64, metadata={"help": "held-out documents scored a source", "gt": 0})
+    held_out_documents: int = field(
+        default=64, metadata={"help": "held-out documents scored a source", "gt": 0, "le": 1000}
+    )
     choices: list[Choices] = field(default_factory=list, metadata={"help": "scored at every evaluation"})
     prompts: list[str] = field(default_factory=list, metadata={"help": "continued at every evaluation"})
 
@@ -53,11 +55,10 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     rows = training_args.max_steps * training_args.train_batch_size * training_args.gradient_accumulation_steps
     rows *= training_args.world_size
     output = Path(training_args.output_dir)
-    with training_args.main_process_first(desc="encode"):
-        sources = [
-            write_tokens(source, tokenizer, output / "tokens", config.held_out_share, training_args.seed)
-            for source in config.datasets
-        ]
+    sources = [
+        write_tokens(source, tokenizer, output / "tokens", config.held_out_share, training_args.seed)
+        for source in config.datasets
+    ]
     weights = [source.weight for source in config.datasets]
     train_dataset = PackedRows(sources, weights, config.max_length, rows, training_args.seed)
     held_out = list(held_out_texts(sources, config.held_out_documents))

@@ -68,7 +68,11 @@ def documents(path: str | Path, columns: tuple[str, ...] = ("text",), limit: int
         from datasets import load_dataset
 
         name, _, configuration = str(path).partition(":")
-        rows = iter(load_dataset(name, configuration or None, split="train", streaming=True))
+        stream = load_dataset(name, configuration or None, split="train", streaming=True)
+        known = stream.column_names or columns  # some sets do not say
+        if columns[0] not in known:
+            fail(f"{path}: no column {columns[0]!r} (it has {', '.join(known)})")
+        rows = iter(stream.select_columns([column for column in columns if column in known]))
     count = 0
     for row in rows:
         if limit is not None and count >= limit:
