@@ -60,6 +60,8 @@ def build_model(
     config = AutoConfig.for_model(
         model_type, vocab_size=vocab_size, pad_token_id=tokenizer.pad_token_id, **ids, **config
     )
+    if model_type == "gpt2":
+        config.n_ctx = config.n_positions  # GGUF's converter reads it
     return AutoModelForCausalLM.from_config(config, attn_implementation=attention)
 
 

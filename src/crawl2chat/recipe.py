@@ -39,6 +39,8 @@ ENVIRONMENT = (
     "NCCL_DEBUG NCCL_IB_DISABLE NCCL_P2P_DISABLE NCCL_SOCKET_IFNAME"
 ).split()
 COMMAND_LINE = "command line"
+# what a launcher sets: left out of a dry run, which is one process and starts no group of them
+LAUNCH = "RANK LOCAL_RANK WORLD_SIZE LOCAL_WORLD_SIZE MASTER_ADDR MASTER_PORT ACCELERATE_USE_DEEPSPEED".split()
 
 
 @dataclass
@@ -65,6 +67,8 @@ def parse_recipe(*dataclass_types: type, args: list[str] | None = None) -> tuple
         print(describe_keys(*dataclass_types))
         raise SystemExit(0)
     dry_run = "--dry_run" in args
+    if dry_run and not main_process:
+        raise SystemExit(0)
     try:
         recipe = load_recipe(*dataclass_types, args=[arg for arg in args if arg != "--dry_run"], plan_only=dry_run)
     except RecipeError as error:
@@ -117,10 +121,12 @@ def load_recipe(*dataclass_types: type, args: list[str], plan_only: bool = False
         if "OMP_NUM_THREADS" in environment and "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(int(environment["OMP_NUM_THREADS"]))
         as_on_cpu = plan_only and "use_cpu" in known and not sys.modules["torch"].cuda.is_available()
+        hidden = {name: os.environ.pop(name) for name in LAUNCH if plan_only and name in os.environ}
         configs = []
         for cls, values in zip(dataclass_types, chosen, strict=True):
             extra = {"use_cpu": True} if as_on_cpu and hasattr(cls, "use_cpu") else {}
             configs.append(construct(cls, values | extra, source, "", errors))
+        os.environ.update(hidden)
     if errors:
         raise RecipeError(list(dict.fromkeys(errors)))
     return Recipe(tuple(configs), path, flags, resolved(text, root, flags), root.places())
