@@ -103,7 +103,7 @@ def test_a_failing_grader_is_counted_and_never_a_zero(monkeypatch):
         graded(monkeypatch, [replied("?")], [question("", "")], SimpleNamespace(grade=grade))
 
 
-def test_a_base_model_answers_as_a_transcript_up_to_the_next_question(monkeypatch, tokenizer):
+def test_a_base_model_answers_as_a_transcript_up_to_the_next_speaker(monkeypatch, tokenizer):
     asked = []
 
     def go_on(_model, _tokenizer, documents, **_generation):
@@ -111,14 +111,15 @@ def test_a_base_model_answers_as_a_transcript_up_to_the_next_question(monkeypatc
         return [
             Completion(" Tokyo.\n\nHuman: And Chad?\n\nAssistant:", [], False),
             Completion(" Tokyo and", [], False),
+            Completion(" Tokyo.\nAnn Lee: And Chad?", [], False),
         ]
 
     monkeypatch.setattr(evaluation, "complete", go_on)
     template = (ROOT / "chat_templates" / "transcript.jinja").read_text()
-    found = evaluate_task(None, tokenizer, EXACT, [question("Capital of Japan?", "Tokyo.")] * 2, transcript=template)
+    found = evaluate_task(None, tokenizer, EXACT, [question("Capital of Japan?", "Tokyo.")] * 3, transcript=template)
     assert asked[0] == f"{END_OF_TEXT}Human: Capital of Japan?\n\nAssistant:"
-    assert [row["reply"][0]["content"] for row in found["rows"]] == ["Tokyo.", "Tokyo and"]
-    assert [row["score"] for row in found["rows"]] == [1.0, 0.0] and found["ended"] == 0.5
+    assert [row["reply"][0]["content"] for row in found["rows"]] == ["Tokyo.", "Tokyo and", "Tokyo."]
+    assert [row["score"] for row in found["rows"]] == [1.0, 0.0, 1.0] and found["ended"] == pytest.approx(2 / 3)
 
 
 def test_bits_per_byte_is_the_sum_over_tokens_after_the_end_of_text(model, tokenizer):

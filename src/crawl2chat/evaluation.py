@@ -5,6 +5,7 @@ import importlib
 import json
 import pkgutil
 import random
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from crawl2chat.protocol import END_OF_TEXT
 from crawl2chat.stage import fail
 
 PROMPTS = "chat: its own template; transcript: a base model goes on with a page that reads like a conversation"
-NEXT_QUESTION = "\nHuman:"  # where the other speaker's turn begins in chat_templates/transcript.jinja
+NEXT_SPEAKER = re.compile(r"\n\s*\w[\w ]{0,20}:")  # where a transcript's next turn begins, whoever speaks
 
 
 @dataclass
@@ -133,7 +134,7 @@ def continue_transcript(
     options = {"chat_template": template, "tokenize": False, "add_generation_prompt": True}
     documents = [END_OF_TEXT + tokenizer.apply_chat_template(messages, **options) for messages in conversations]
     for completion in complete(model, tokenizer, documents, **generation):
-        text, cut, _ = completion.text.partition(NEXT_QUESTION)
+        text, *cut = NEXT_SPEAKER.split(completion.text, maxsplit=1)
         text = text.strip()
         tokens = min(len(completion.ids), len(tokenizer(text, add_special_tokens=False)["input_ids"]))
         yield [{"role": "assistant", "content": text}], text, bool(cut) or completion.ended, tokens

@@ -3,7 +3,6 @@ a page that reads like a conversation.
 """
 
 import random
-import re
 import unicodedata
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -16,8 +15,6 @@ from crawl2chat.metrics import accuracy
 from crawl2chat.protocol import CHAT_TEMPLATES
 from crawl2chat.psychology import beginning
 from crawl2chat.stage import fail
-
-NEXT_SPEAKER = re.compile(r"\n\s*\w[\w ]{0,20}:")
 
 NAMES = {  # of the trials, for people
     "few_shot_accuracy": "worked examples",
@@ -170,7 +167,7 @@ def converse(
             answers = list(evaluation.continue_transcript(model, tokenizer, asked, **options))
         except ValueError as error:  # a transcript that does not fit the model
             fail(f"assistant: {error}; give fewer turns")
-        said = [NEXT_SPEAKER.split(text, maxsplit=1)[0].strip() for _, text, _, _ in answers]
+        said = [text for _, text, _, _ in answers]
         scores = [task.grade(text, example["answer"]) for text, example in zip(said, examples, strict=True)]
         found[name] = said, scores, [ended for _, _, ended, _ in answers]
     alone = [beginning(tokenizer) + example["prompt"][-1]["content"] for example in examples]
