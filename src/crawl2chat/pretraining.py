@@ -144,6 +144,7 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         super().__init__(*args, **kwargs)
         self.shares, self.questions, self.prompts = shares, questions or {}, list(prompts)
         self.seconds_beside = 0.0  # evaluations of this process
+        self.evaluated: tuple[int, dict[str, float]] = -1, {}  # the last evaluation's step and metrics
         self.last_row = 0, time.perf_counter(), 0.0  # step, time and seconds_beside of the last row of the log
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
@@ -180,6 +181,8 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         """{"eval_bits_per_byte", "eval_bits_per_byte_<source>", "eval_<questions>_acc_norm", ...}; also writes the
         samples of this moment.
         """
+        if eval_dataset is None and self.evaluated[0] == self.state.global_step > 0:
+            return self.evaluated[1]  # the run's last step was evaluated already
         began = time.perf_counter()
         model = self.accelerator.unwrap_model(self.model).eval()
         texts = defaultdict(list)
@@ -202,6 +205,7 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
             tqdm.write(words)
             self.write_samples(model)
         model.train()
+        self.evaluated = self.state.global_step, metrics
         self.seconds_beside += time.perf_counter() - began
         return metrics
 
