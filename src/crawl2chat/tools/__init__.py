@@ -2,13 +2,17 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Literal
 
 from crawl2chat.tools.interpreter import open_interpreter
 from crawl2chat.tools.search import open_index
 
 
-def open_tools(names: Iterable[str], search_index: str | Path | None = None) -> list[Callable[[str], str]]:
-    """The tools of these names, ready to be called: `python`, and `search` over the index in `search_index`.
+def open_tools(
+    names: Iterable[str], search_index: str | Path | None = None, backend: Literal["monty", "cpython"] = "monty"
+) -> list[Callable[[str], str]]:
+    """The tools of these names, ready to be called: `python` by `backend`, and `search` over the index in
+    `search_index`.
 
     Raises ValueError for another name and for a search without an index, FileNotFoundError for an index that is not
     there, RuntimeError where code cannot be isolated.
@@ -16,7 +20,7 @@ def open_tools(names: Iterable[str], search_index: str | Path | None = None) -> 
     tools = []
     for name in names:
         if name == "python":
-            tools.append(open_interpreter())
+            tools.append(open_interpreter(backend=backend))
         elif name == "search" and search_index is not None:
             tools.append(open_index(search_index))
         elif name == "search":
@@ -24,3 +28,8 @@ def open_tools(names: Iterable[str], search_index: str | Path | None = None) -> 
         else:
             raise ValueError(f"no tool {name!r}; there are search and python")
     return tools
+
+
+def for_one_reply(tools: Iterable[Callable[[str], str]]) -> list[Callable[[str], str]]:
+    """The same tools for one reply: those that have a `session()` keep their variables from call to call within it."""
+    return [tool.session() if hasattr(tool, "session") else tool for tool in tools]

@@ -1,25 +1,91 @@
-"""A Python interpreter for a model: pydantic-monty, a Python written in Rust, in worker processes of its own.
+"""A Python interpreter for a model, isolated in one of two ways; without isolation no code runs at all.
 
-Model-written code sees no network, no files, no environment and no other process, whatever it tries: the interpreter
-has no way to them. Time, memory, recursion and output are bounded. What it does not do: third-party packages, most of
-the standard library, classes with all of Python's features. Without monty no code runs at all.
+"monty", the default, is pydantic-monty: a Python written in Rust, in worker processes of its own. Model-written code
+sees no network, no files, no environment and no other process, whatever it tries: the interpreter has no way to them.
+Time, memory, recursion and output are bounded. What it does not do: third-party packages, most of the standard
+library, classes with all of Python's features. "cpython" is the real one under bubblewrap (see bubblewrap.py): the
+whole standard library, Linux only, and some 25 ms a call instead of a tenth of one.
+
+`python(code)` keeps nothing from call to call. `python.session()` gives the same tool for one reply: its calls share
+their variables, and whatever is left of them goes with it.
 """
 
 import ast
 import warnings
 import weakref
 from collections.abc import Callable
+from functools import partial
+from typing import Literal
+
+from crawl2chat.tools.bubblewrap import open_sandbox
 
 MAX_CODE = 10_000  # characters of code that are looked at
+MAX_STATE = 1_000_000  # bytes of variables kept from one call of a reply to the next
+Run = Callable[[str, object], tuple[str, bool, object]]  # code, state -> what it wrote, whether cut, the new state
 
 
 def open_interpreter(
-    seconds: float = 2.0, memory_mb: int = 64, max_output: int = 1000, max_processes: int = 2
+    seconds: float = 2.0,
+    memory_mb: int = 64,
+    max_output: int = 1000,
+    max_processes: int = 2,
+    backend: Literal["monty", "cpython"] = "monty",
 ) -> Callable[[str], str]:
-    """The `python` tool: every call runs in a fresh session, bounded in time, memory and characters of output.
+    """The `python` tool: every call is bounded in seconds, memory and characters of output, and at most
+    `max_processes` run at a time.
 
-    The worker processes live as long as the tool. Raises RuntimeError where code cannot be isolated.
+    The tool's `session()` is the tool of one reply, whose calls share variables; a call that was stopped for time or
+    memory leaves them as they were. Raises RuntimeError where code cannot be isolated, ValueError for another backend.
     """
+    if backend == "monty":
+        run = _open_monty(seconds, memory_mb, max_output, max_processes)
+    elif backend == "cpython":
+        run = _open_cpython(seconds, memory_mb, max_output, max_processes)
+    else:
+        raise ValueError(f"no python backend {backend!r}; there are monty and cpython")
+
+    def session(keep: bool = True) -> Callable[[str], str]:
+        state = None
+
+        def python(code: str) -> str:
+            """Run Python code and return what it prints and the value of its last line.
+
+            Args:
+                code: The code to run.
+            """
+            nonlocal state
+            if len(code) > MAX_CODE:
+                return f"ValueError: the code is longer than {MAX_CODE} characters"
+            output, cut, after = run(_show_last_value(code), state)
+            state = after if keep else None
+            return output.strip("\n") + (f"\n... (output cut at {max_output} characters)" if cut else "")
+
+        return python
+
+    python = session(keep=False)
+    python.session = session
+    return python
+
+
+def _open_cpython(seconds: float, memory_mb: int, max_output: int, max_processes: int) -> Run:
+    sandbox = open_sandbox(seconds, memory_mb, max_output, max_processes)
+
+    def run(code: str, earlier: list[str] | None) -> tuple[str, bool, list[str]]:
+        earlier = earlier or []
+        if not _encodes(code):
+            return "SyntaxError: the code is not valid Unicode", False, earlier
+        outcome = sandbox(code, earlier)
+        output = outcome.output
+        if outcome.timed_out:
+            output += f"TimeoutError: stopped after {seconds:g} s"
+        elif outcome.died and not outcome.cut:
+            output += "RuntimeError: the interpreter died"
+        return output, outcome.cut, earlier if outcome.died else [*earlier, code]
+
+    return run
+
+
+def _open_monty(seconds: float, memory_mb: int, max_output: int, max_processes: int) -> Run:
     try:
         import pydantic_monty as monty
 
@@ -36,14 +102,7 @@ def open_interpreter(
         max_total_sleep_secs=0.0,
     )
 
-    def python(code: str) -> str:
-        """Run Python code and return what it prints and the value of its last line.
-
-        Args:
-            code: The code to run.
-        """
-        if len(code) > MAX_CODE:
-            return f"ValueError: the code is longer than {MAX_CODE} characters"
+    def run(code: str, state: bytes | None) -> tuple[str, bool, bytes | None]:
         pieces: list[str] = []
         room = max_output
 
@@ -55,24 +114,42 @@ def open_interpreter(
 
         try:
             with pool.checkout(limits=limits) as session:
-                session.feed_run(_show_last_value(code), print_callback=collect)
-        except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
-            message = error.display("type-msg")
-            if message.startswith(("TimeoutError: feed time limit", "MemoryError: memory limit")):
-                message = message.split(":")[0] + (
-                    f": stopped after {seconds:g} s" if message[0] == "T" else f": over {memory_mb} MB"
-                )
-            pieces.append(message[:max_output])
+                if state:
+                    session.load_session(state)
+                stopped = False
+                try:
+                    session.feed_run(code, print_callback=collect)
+                except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
+                    message = error.display("type-msg")
+                    if message.startswith(("TimeoutError: feed time limit", "MemoryError: memory limit")):
+                        stopped = True
+                        message = message.split(":")[0] + (
+                            f": stopped after {seconds:g} s" if message[0] == "T" else f": over {memory_mb} MB"
+                        )
+                    pieces.append(message[:max_output])
+                if not stopped:
+                    after = session.dump()
+                    if len(after) > MAX_STATE:
+                        pieces.append(f"\n(variables are not kept: they take more than {MAX_STATE // 1000:,} kB)")
+                    else:
+                        state = after
         except monty.MontyCrashedError as error:
             pieces.append(
                 "TimeoutError: the code was stopped" if error.timed_out else "MemoryError: the interpreter died"
             )
-        output = "".join(pieces)
-        return output.strip("\n") + (" ... (output cut)" if room < 0 else "")
+        return "".join(pieces), room < 0, state
 
-    # the workers end with the tool, or with the process
-    weakref.finalize(python, pool.__exit__, None, None, None)
-    return python
+    # the workers end with the last tool that uses them, or with the process
+    weakref.finalize(run, partial(pool.__exit__, None, None, None))
+    return run
+
+
+def _encodes(code: str) -> bool:
+    try:
+        code.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _show_last_value(code: str) -> str:
