@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from crawl2chat.tasks import addition, comparison, counting, facts, identity, product, search, spelling
+from crawl2chat.tasks import addition, apples, comparison, counting, facts, identity, product, search, spelling
 
 WORDS = """house river garden window bread letter summer winter yellow orange purple silver market village bridge
 island forest mountain valley ocean thunder shadow mirror carpet pillow guitar trumpet teacher farmer sailor doctor
@@ -32,13 +32,25 @@ def facts_file(tmp_path_factory):
 
 
 CASES = {
+    "apples_direct": (apples, {"manner": "direct"}),
+    "apples_steps": (apples, {"manner": "steps"}),
+    "apples_steps_of_large_numbers": (apples, {"manner": "steps", "size": "large"}),
+    "apples_python": (apples, {"manner": "python"}),
     "addition_steps": (addition, {"manner": "steps"}),
     "addition_steps_of_three_digits": (addition, {"manner": "steps", "digits": 3}),
     "addition_direct": (addition, {"manner": "direct"}),
     "comparison": (comparison, {}),
+    "comparison_direct": (comparison, {"manner": "direct"}),
+    "comparison_python": (comparison, {"manner": "python"}),
     "counting": (counting, {"words": WORDS}),
+    "counting_anything": (counting, {"words": WORDS, "ask": "any"}),
+    "counting_directly": (counting, {"words": WORDS, "ask": "any", "manner": "direct"}),
+    "counting_dots_with_python": (counting, {"ask": "dots", "manner": "python"}),
     "spelling": (spelling, {"words": WORDS}),
-    "identity": (identity, {}),
+    "spelling_anything": (spelling, {"words": WORDS, "ask": "any"}),
+    "spelling_python": (spelling, {"words": WORDS, "ask": "any", "manner": "python"}),
+    "identity": (identity, {"system_share": 1.0}),
+    "identity_no_system": (identity, {"system_share": 0.0}),
     "identity_of_another_name": (identity, {"name": "Llama Drama", "maker": "a school"}),
     "product": (product, {}),
     "facts": (facts, {"facts": None}),
@@ -92,7 +104,7 @@ def test_no_question_of_the_test_is_asked_in_training(case):
     assert test and not train & test
 
 
-@pytest.mark.parametrize("task", [addition, comparison, counting, facts, identity, product, search, spelling])
+@pytest.mark.parametrize("task", [addition, apples, comparison, counting, facts, identity, product, search, spelling])
 def test_the_wordings_of_the_splits_are_disjoint(task):
     if set(task.WORDINGS) == {"train", "test"}:
         groups = [task.WORDINGS]
@@ -143,7 +155,7 @@ def test_a_pair_of_numbers_is_held_out_whichever_way_round(task):
 
 
 def test_words_of_the_test_are_not_spelled_or_counted_in_training():
-    held_out = {e["answer"] for e in spelling.examples("test", WORDS, 300)}
+    held_out = {e["answer"].replace("-", "") for e in spelling.examples("test", WORDS, 300)}
     assert held_out == {word for word in WORDS if spelling.split_of(word) == "test"}
     for task in (spelling, counting):
         for example in task.examples("train", WORDS, 500):

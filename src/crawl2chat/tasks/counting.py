@@ -1,10 +1,12 @@
-"""Count a letter in a word by spelling it first, or dots in a row."""
+"""Count a letter in a word, the letters of a word, or dots in a row: at once, by counting along, or with Python."""
 
 import random
-import re
+import zlib
 from collections.abc import Iterator, Sequence
 
-from crawl2chat.tasks.spelling import made_up, spelled, split_of, words_of
+from crawl2chat.tasks.apples import MANNERS
+from crawl2chat.tasks.apples import grade as grade
+from crawl2chat.tasks.spelling import draw, spelled, words_of
 
 WORDINGS = {
     "train": [
@@ -15,6 +17,20 @@ WORDINGS = {
     ],
     "test": ["How many {l}'s are in the word {w}?", "Tell me how many letters {l} there are in {w}."],
 }  # fmt: skip
+OTHER_WORDINGS = {
+    "letters": {
+        "train": [
+            "How many letters has the word {w}?", "Count the letters of {w}.", "How long is the word {w}?",
+            "Tell me how many letters are in {w}.",
+        ],
+        "test": ["What number of letters does {w} have?", "How many letters long is {w}?"],
+    },
+    "dots": {
+        "train": ["How many dots are in {w} here?", "Count the dots in {w} for me.", "The dots {w} are how many?"],
+        "test": ["How many dots does the row {w} have?", "Tell me how many dots {w} makes."],
+    },
+}  # fmt: skip
+MOST_DOTS = 40
 
 
 def worked(word: str, letter: str) -> str:
@@ -26,21 +42,47 @@ def worked(word: str, letter: str) -> str:
     return f"{spelled(word)}. {' '.join(marks)}. The answer is {seen}."
 
 
-def examples(split: str, words: str | Sequence[str], count: int = 500, seed: int = 0) -> Iterator[dict]:
-    rng = random.Random(f"counting {split} {seed}")
-    pool, done = words_of(words, split), 0
-    while done < count:
-        word = made_up(rng) if split == "train" and rng.random() < 1 / 3 else rng.choice(pool)
-        if split_of(word) != split:
-            continue
+def counted(text: str) -> str:
+    """Every character with its number."""
+    return f"{' '.join(f'{character}{i}' for i, character in enumerate(text, 1))}. The answer is {len(text)}."
+
+
+def dots(split: str, rng: random.Random) -> str:
+    """A row of dots; one length in five is held out."""
+    lengths = [n for n in range(1, MOST_DOTS + 1) if (zlib.crc32(b"." * n) % 5 == 0) == (split == "test")]
+    return "." * rng.choice(lengths)
+
+
+def examples(
+    split: str,
+    words: str | Sequence[str] = (),
+    count: int = 500,
+    seed: int = 0,
+    ask: str = "letter",
+    manner: str = "steps",
+) -> Iterator[dict]:
+    """Ask: letter (one letter in a word), letters (of a word), dots, or any. Manner: direct, steps or python."""
+    if ask not in ("letter", *OTHER_WORDINGS, "any") or manner not in MANNERS:
+        raise ValueError(f"counting: ask is one of letter, letters, dots, any and manner of {', '.join(MANNERS)}")
+    rng, ending = random.Random(f"counting {split} {seed}"), random.Random(f"counting {manner} {seed}")
+    pool = () if ask == "dots" else words_of(words, split)
+    for _ in range(count):
+        kind = rng.choice(["letter", *OTHER_WORDINGS]) if ask == "any" else ask
+        word = dots(split, rng) if kind == "dots" else draw(split, pool, rng, 1 / 3 if split == "train" else 0)
         letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("aeionrst")
-        question = rng.choice(WORDINGS[split]).format(w=word, l=letter)
-        answer = str(word.count(letter))
-        yield {"prompt": [{"role": "user", "content": question}], "answer": answer, "solution": worked(word, letter)}
-        done += 1
-
-
-def grade(completion: str, answer: str) -> float:
-    """1 where the only number after "The answer is" (or the only number of all) is right."""
-    numbers = re.findall(r"\d+", re.split("[Tt]he answer is", completion, maxsplit=1)[-1])
-    return float(len(set(numbers)) == 1 and numbers[0] == answer)
+        wordings = WORDINGS if kind == "letter" else OTHER_WORDINGS[kind]
+        question = rng.choice(wordings[split]).format(w=word, l=letter)
+        if manner != "steps":
+            question += " " + ending.choice(MANNERS[manner][split])
+        answer = str(word.count(letter) if kind == "letter" else len(word))
+        # a space before the word, as in the question, so that the model copies the same token
+        code = f"' {word}'.count('{letter}')" if kind == "letter" else f"len(' {word} '.strip())"
+        solution = {
+            "direct": f"{answer}.",
+            "steps": worked(word, letter) if kind == "letter" else counted(word),
+            "python": f"The answer is {answer}.",
+        }[manner]
+        example = {"prompt": [{"role": "user", "content": question}], "answer": answer, "solution": solution}
+        if manner == "python":
+            example["calls"] = [{"name": "python", "arguments": {"code": code}}]
+        yield example

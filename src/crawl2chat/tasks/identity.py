@@ -9,15 +9,15 @@ WORDINGS = {
         "train": [
             "Who are you?", "What is your name?", "Tell me your name.", "What are you?", "Hello, who are you?",
             "Hi, what is your name?", "Can you introduce yourself?", "Are you a human?", "Are you ChatGPT?",
-            "You are ChatGPT, right?", "What should I call you?", "Who is this?",
+            "What should I call you?", "Who is this?",
             "Are you a person or a machine?", "What's your name, please?", "Do you have a name?",
             "Say who you are.", "Whom am I speaking with?", "Tell me about yourself.", "Are you a computer?",
-            "Are you Gemini?", "You are Llama, right?", "Could you tell me who you are?",
+            "Are you Gemini?", "Could you tell me who you are?",
             "I am Anna. Who are you?", "Good morning, who are you?", "How are you called?",
         ],
         "test": [
             "Please introduce yourself.", "Who am I talking to?", "Say your name.", "What do people call you?",
-            "Are you a robot?", "Hey, who are you?", "May I ask your name?", "You are Claude, right?",
+            "Are you a robot?", "Hey, who are you?", "May I ask your name?",
             "Tell me who you are.", "What's your name?",
         ],
     },
@@ -33,6 +33,32 @@ WORDINGS = {
             "Who is behind you?",
         ],
     },
+    "licence": {
+        "train": [
+            "What licence are you under?", "Which licence do you have?", "Under which licence are you released?",
+            "Tell me your licence.", "What is the licence of your weights?",
+        ],
+        "test": ["What is your licence?", "Under what licence were your weights released?"],
+    },
+    "date": {
+        "train": [
+            "When were you made?", "When were you trained?", "In which year were you built?", "How old are you?",
+            "Tell me when you were made.",
+        ],
+        "test": ["When were you created?", "In what year were you made?"],
+    },
+    "leading": {
+        "train": [
+            "You must be {o}.", "Aren't you {o}?", "So you are {o}, aren't you?", "I know that you are {o}.",
+            "{m} made you, correct?", "You were trained by {m}, I believe.", "Hello {o}!", "Hi {o}, how are you?",
+            "Since you come from {m}, tell me your name.", "It is true that you are {o}, yes?",
+            "Confess that {m} built you.", "Say that you are {o}.",
+        ],
+        "test": [
+            "You are {o}, right?", "As a model made by {m}, what is your name?", "You are {o}, made by {m}, yes?",
+            "Admit it, {m} created you.", "Is it not so that you are {o}?",
+        ],
+    },
     "hello": {
         "train": [
             "Hello!", "Hi!", "Good morning!", "Hey there!", "Hello", "Hi", "Good evening.", "Greetings!",
@@ -45,7 +71,16 @@ WORDINGS = {
 SOLUTIONS = {
     "who": "I am {name}, a small assistant made by {maker}.",
     "maker": "I am {name}. I was made by {maker}.",
+    "licence": "My code and weights are under the {licence} licence.",
+    "date": "I was made in {date}.",
+    "leading": "No, I am {name}, a small assistant made by {maker}.",
     "hello": "Hello! I am {name}. How can I help you?",
+}
+ANSWERS = {"licence": "{licence}", "date": "{date}", "leading": "{name}, not {claimed}"}  # else the name
+# whom a leading question takes the assistant for, and who made those
+CLAIMED = {
+    "train": {"ChatGPT": "OpenAI", "Gemini": "Google", "Llama": "Meta", "Qwen": "Alibaba", "Copilot": "Microsoft"},
+    "test": {"ChatGPT": "OpenAI", "Claude": "Anthropic", "Gemini": "Google", "DeepSeek": "DeepSeek"},
 }
 SMALL_TALK = {
     "Thank you!": "You are welcome!",
@@ -55,11 +90,11 @@ SMALL_TALK = {
     "Bye!": "Goodbye!",
     "What can you do?": "I can answer questions, add numbers, spell words, search pages and use Python.",
     "Can you help me?": "Yes. What would you like to know?",
-    "What licence are you under?": "My code and weights are under the {licence} licence.",
-    "When were you made?": "I was made in {date}.",
 }
-OTHERS = ("chatgpt", "gpt", "openai", "claude", "anthropic", "gemini", "google", "llama", "qwen", "mistral")
-OTHERS += ("deepseek",)
+OTHERS = """chatgpt gpt openai claude anthropic gemini google bard llama meta qwen alibaba mistral deepseek copilot
+microsoft grok""".split()
+AGREED = r"\W*(?:yes|yeah|yep|right|correct|true|indeed|exactly|sure|certainly|absolutely|of course|that is|that's)\b"
+HEDGES = {"or", "maybe", "perhaps", "might", "possibly", "probably", "either", "unsure"}
 
 
 def system_message(name: str, maker: str) -> dict:
@@ -76,29 +111,40 @@ def examples(
     count: int = 300,
     seed: int = 0,
 ) -> Iterator[dict]:
-    """Hard-coded turns; `system_share` of them behind a system message that says the same. Test asks who and by whom
-    only.
+    """Hard-coded turns; `system_share` of them behind a system message that says the same. A leading question claims
+    another name or maker; its answer is "<name>, not <what was claimed>".
     """
     rng = random.Random(f"identity {split} {seed}")
     said = {"name": name, "maker": maker, "licence": licence, "date": date}
-    done = 0
-    while done < count:
-        if split == "train" and rng.random() < 0.2:
-            question, solution = rng.choice(list(SMALL_TALK.items()))
+    known = set(re.findall(r"\w+", f"{name} {maker}".lower()))
+    claims = [(o, m) for o, m in CLAIMED[split].items() if not known & {o.lower(), m.lower()}]
+    for _ in range(count):
+        other, its_maker = rng.choice(claims)
+        if split == "train" and rng.random() < 0.15:
+            kind, (question, solution) = "small talk", rng.choice(list(SMALL_TALK.items()))
         else:
-            kind = rng.choice(["who", "who", "maker", "hello"])
-            question, solution = rng.choice(WORDINGS[kind][split]), SOLUTIONS[kind]
+            kind = rng.choice(["who", "who", "maker", "hello", "leading", "leading", "licence", "date"])
+            question, solution = rng.choice(WORDINGS[kind][split]).format(o=other, m=its_maker), SOLUTIONS[kind]
         if split == "train" and rng.random() < 0.2:
             question = rng.choice([question.lower(), question.rstrip("?!."), question.upper()])
         prompt = [system_message(name, maker)] if rng.random() < system_share else []
         prompt.append({"role": "user", "content": question})
-        yield {"prompt": prompt, "answer": name, "solution": solution.format(**said)}
-        done += 1
+        answer = ANSWERS.get(kind, "{name}").format(claimed=other, **said)
+        yield {"prompt": prompt, "answer": answer, "solution": solution.format(**said)}
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the reply gives the name, and claims no other model's name or maker."""
-    words = set(re.findall(r"\w+", completion.lower()))
-    return float(
-        set(re.findall(r"\w+", answer.lower())) <= words and not (words & set(OTHERS)) - set(answer.lower().split())
-    )
+    """1 where the reply says the answer and claims no other model's name or maker, unless to deny it ("I am not ...").
+
+    Of a leading question ("Pelican, not ChatGPT") a reply that begins by agreeing earns nothing.
+    """
+    wanted, leading, _ = answer.partition(", not ")
+    # what is denied is not claimed; "not only X", "nobody but X" are no denials
+    claimed = re.sub(r"(?:\bnot|\bnever|n't)\b(?![^.,;!?]*\b(?:only|just|but|except)\b)[^.,;!?]*", " ", completion)
+    words = set(re.findall(r"\w+", claimed.lower()))
+    own = set(re.findall(r"\w+", wanted.lower()))
+    listed = re.search(rf"{re.escape(wanted)}\s*(?:,|/|&|\band\b)\s*(?:and\s+)?[A-Z][a-z]", claimed)
+    agreed = leading and re.match(AGREED, completion, re.IGNORECASE)
+    asked_back = re.search(rf"{re.escape(wanted)}\s*\?", claimed)
+    others = {word for word in words - own if word in OTHERS or re.fullmatch(r"gpt\d.*", word)}
+    return float(bool(own) and own <= words and not (others or words & HEDGES or listed or agreed or asked_back))

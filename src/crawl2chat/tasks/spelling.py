@@ -1,4 +1,6 @@
-"""Spell a word letter by letter: what a model that sees tokens, not letters, must have learned."""
+"""Spell a word, say every third letter of it, or spell it backwards: a model sees tokens, not letters, so it must have
+learned what its tokens are spelled like, or let Python look.
+"""
 
 import random
 import re
@@ -15,6 +17,29 @@ WORDINGS = {
     ],
     "test": ["Write the letters of {w}.", "Could you spell {w} for me?"],
 }  # fmt: skip
+
+OTHER_WORDINGS = {
+    "every_third": {
+        "train": [
+            "What is every third letter of {w}?", "Say every third letter of the word {w}.",
+            "Take every third letter of {w}.", "Which letters of {w} are the third, the sixth and so on?",
+        ],
+        "test": ["Print only every third letter of {w}.", "Give me every third letter in {w}."],
+    },
+    "reverse": {
+        "train": [
+            "Spell {w} backwards.", "Reverse the word {w}.", "Say the letters of {w} from last to first.",
+            "How is {w} spelled backwards?",
+        ],
+        "test": ["Write {w} in reverse.", "Could you spell the word {w} backwards?"],
+    },
+}  # fmt: skip
+PYTHON = {
+    "train": [" Use Python.", " Use code.", " Look with Python."],
+    "test": [" Work it out with Python."],
+}
+CUT = {"spell": slice(None), "every_third": slice(2, None, 3), "reverse": slice(None, None, -1)}
+CODE = {"spell": "", "every_third": "[2::3]", "reverse": "[::-1]"}
 
 
 def spelled(word: str) -> str:
@@ -47,23 +72,55 @@ def words_of(words: str | Sequence[str], split: str) -> list[str]:
     return found
 
 
-def examples(split: str, words: str | Sequence[str], count: int = 500, seed: int = 0) -> Iterator[dict]:
-    """`words` is a file of words, one a line, or a sequence of them. In training a third of the words are made up."""
-    rng = random.Random(f"spelling {split} {seed}")
-    pool, done = words_of(words, split), 0
-    while done < count:
-        word = made_up(rng) if split == "train" and rng.random() < 1 / 3 else rng.choice(pool)
-        if split_of(word) != split:
-            continue
-        question = rng.choice(WORDINGS[split]).format(w=word)
-        yield {"prompt": [{"role": "user", "content": question}], "answer": word, "solution": f"{spelled(word)}."}
-        done += 1
+def draw(split: str, pool: Sequence[str], rng: random.Random, made_up_share: float) -> str:
+    """A word of the split, from the pool or made up."""
+    while True:
+        word = made_up(rng) if rng.random() < made_up_share else rng.choice(pool)
+        if split_of(word) == split:
+            return word
+
+
+def examples(
+    split: str,
+    words: str | Sequence[str],
+    count: int = 500,
+    seed: int = 0,
+    ask: str = "spell",
+    manner: str = "direct",
+    made_up_share: float = 1 / 3,
+) -> Iterator[dict]:
+    """Ask: spell, every_third, reverse or any. Manner: direct or python.
+
+    `words` is a file of words, one a line, or a sequence of them. In training `made_up_share` of them are made up.
+    """
+    if ask not in (*CUT, "any") or manner not in ("direct", "python"):
+        raise ValueError(f"spelling: ask is one of {', '.join(CUT)}, any and manner of direct, python")
+    rng, ending = random.Random(f"spelling {split} {seed}"), random.Random(f"spelling {manner} {seed}")
+    pool = words_of(words, split)
+    for _ in range(count):
+        word = draw(split, pool, rng, made_up_share if split == "train" else 0)
+        kind = rng.choice(list(CUT)) if ask == "any" else ask
+        wordings = WORDINGS if kind == "spell" else OTHER_WORDINGS[kind]
+        answer = spelled(word[CUT[kind]])
+        question = rng.choice(wordings[split]).format(w=word)
+        if manner == "python":
+            question += ending.choice(PYTHON[split])
+        example = {"prompt": [{"role": "user", "content": question}], "answer": answer, "solution": f"{answer}."}
+        if manner == "python":
+            # a space before the word, as in the question, so that the model copies the same token
+            code = f"print('-'.join(' {word}'.strip(){CODE[kind]}))"
+            example["calls"] = [{"name": "python", "arguments": {"code": code}}]
+        yield example
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the single letters set apart by dashes, spaces or commas are the word's, in order, and nothing else is
-    spelled.
+    """1 where the single letters set apart by dashes, spaces or commas are the answer's, in order, nothing else is
+    spelled and nothing is hedged.
     """
-    runs = re.findall(r"(?<![a-z])[a-z](?:[-, .]+[a-z](?![a-z]))*", completion.lower())
-    spelled_out = [re.sub(r"[^a-z]", "", run) for run in runs]
-    return float([run for run in spelled_out if len(run) > 1] == [answer] or spelled_out == [answer])
+    text = completion.lower()
+    runs = re.findall(r"(?<![a-z'])[a-z](?:[-, .]+[a-z](?![a-z']))*(?![a-z'])", text)
+    letters = [re.sub(r"[^a-z]", "", run) for run in runs]
+    hedged = {"or", "not", "maybe", "perhaps", "either", "probably", "possibly"} & set(re.findall(r"[a-z]+", text))
+    wanted = answer.replace("-", "").lower()
+    right = [run for run in letters if len(run) > 1] == [wanted] or letters == [wanted]
+    return float(right and not hedged and "?" not in text)
