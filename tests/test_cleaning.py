@@ -68,6 +68,14 @@ def test_planted_near_duplicates_go_and_the_rest_stays():
     assert len(dropped) >= copies and all("changed" in row["messages"][1]["content"] for row in dropped)
 
 
+def test_two_questions_that_one_page_answers_are_two():
+    page = {"role": "tool", "content": " ".join(essay(3))}
+    rows = [talk("When was she born?", "1849."), talk("When did she die?", "1912.")]
+    for row in rows:
+        row["messages"].insert(1, page)
+    assert deduplicate(rows)[0] == rows
+
+
 def test_half_a_text_in_common_is_no_duplicate():
     one, other = essay(1), essay(2)
     kept, dropped = deduplicate([talk("Go.", " ".join(one)), talk("Go.", " ".join(one[:100] + other[100:]))])

@@ -2,8 +2,8 @@
 
     python -m crawl2chat.cleaning output/laptop/conversations/facts/train.jsonl --tokenizer output/laptop/tokenizer
 
-A word is a run of letters and digits, a decimal number, one ideograph, a sign that is no prose punctuation, or a run of
-one sign. So two sums that differ in a digit or a sign are two conversations, and two that differ in capitals or a
+A word is a run of letters and digits, a decimal number, one ideograph, a sign that is no prose punctuation, or a run
+of one sign. So two sums that differ in a digit or a sign are two conversations, and two that differ in capitals or a
 question mark are one.
 """
 
@@ -62,8 +62,9 @@ def similarity(one: np.ndarray, other: np.ndarray) -> float:
 def deduplicate(rows: Iterable[dict], threshold: float = 0.8) -> tuple[list[dict], list[dict]]:
     """(kept, dropped): the first of conversations that say the same stays; dropped ones get `reason`.
 
-    `same_words`: all turns of all roles alike. `nearly_the_same`: a row shares at least `threshold` of its 13-grams
-    with one earlier row; rows under 13 words, where a digit decides, are never near-duplicates. 1.2 kB a row.
+    `same_words`: all turns of all roles alike. `nearly_the_same`: user and assistant share at least
+    `threshold` of their 13-grams with one earlier row; a page that a tool answered with, or a system message, may stand
+    in many. Rows under 13 words, where a digit decides, are never near-duplicates. 1.2 kB of memory a row.
     """
     kept, dropped, exact = [], [], set()
     sketches: list[np.ndarray] = []
@@ -75,7 +76,8 @@ def deduplicate(rows: Iterable[dict], threshold: float = 0.8) -> tuple[list[dict
             dropped.append({**row, "reason": "same_words"})
             continue
         exact.add(name)
-        hashes = sorted(set(grams([word for _, spoken in turns for word in spoken])))
+        spoken = [word for role, part in turns if role in ("user", "assistant") for word in part]
+        hashes = sorted(set(grams(spoken)))
         sketch = np.array(hashes[:SKETCH], np.uint64)
         close = {holder for gram in hashes[:LOOKED_UP] for holder in holders[gram]} if hashes else set()
         if any(similarity(sketch, sketches[holder]) >= threshold for holder in close):
