@@ -16,7 +16,15 @@ from transformers import set_seed
 
 from crawl2chat.choices import Choices, questions_of
 from crawl2chat.data.tokens import PackedRows, Source, held_out_texts, write_tokens
-from crawl2chat.model import build_model, check_fit, count_parameters, fast_on_cpu, fastest_attention
+from crawl2chat.launch import check_launch
+from crawl2chat.model import (
+    build_model,
+    check_fit,
+    check_weights,
+    count_parameters,
+    fast_on_cpu,
+    fastest_attention,
+)
 from crawl2chat.pretraining import PretrainingArguments, PretrainingTrainer
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.recipe import parse_recipe
@@ -45,6 +53,7 @@ RECIPE = (PretrainConfig, PretrainingArguments)
 
 
 def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
+    check_launch(training_args)
     set_seed(training_args.seed)
     fast_on_cpu(training_args)
 
@@ -62,15 +71,16 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     weights = [source.weight for source in config.datasets]
     train_dataset = PackedRows(sources, weights, config.max_length, rows, training_args.seed)
     held_out = list(held_out_texts(sources, config.held_out_documents))
-    write_text(output / "heldout.jsonl", "".join(json.dumps(row) + "\n" for row in held_out))
+    if training_args.process_index == 0:
+        write_text(output / "heldout.jsonl", "".join(json.dumps(row) + "\n" for row in held_out))
     for name, epochs in train_dataset.epochs().items():
         print(f"pretrain: {name} is read {epochs:.2f} times")
 
     # model
     model = build_model(config.model, tokenizer, fastest_attention(training_args.device, config.max_length))
     check_fit(model, tokenizer, config.tokenizer)
-    tokens = rows * config.max_length
-    print(f"pretrain: {count_parameters(model):,} parameters, {tokens:,} tokens")
+    parameters, tokens = count_parameters(model), rows * config.max_length
+    print(f"pretrain: {parameters:,} parameters, {tokens:,} tokens")
 
     # trainer
     shares = {source.name: weight / sum(weights) for source, weight in zip(config.datasets, weights, strict=True)}
@@ -94,11 +104,12 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     trainer.save_model()
     if not trainer.is_world_process_zero():
         return
+    check_weights(output)
     write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
     losses, speed, mfu = (trainer.logged(key) for key in ("loss", "tokens_per_second", "mfu"))
     speed = median(speed)
     metrics = {
-        "parameters": count_parameters(model),
+        "parameters": parameters,
         "tokens": tokens,
         "muon": int(training_args.optim == "muon"),
         "real_prose_share": sum(shares[source.name] for source in config.datasets if source.real_prose),

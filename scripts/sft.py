@@ -17,8 +17,9 @@ from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
 
 from crawl2chat.checkpoints import ResumeKeys, SafeCheckpoints
 from crawl2chat.drift import digest_rows, digest_weights
+from crawl2chat.launch import check_launch
 from crawl2chat.mixture import Part, mix
-from crawl2chat.model import check_fit, fast_on_cpu, load_model
+from crawl2chat.model import check_fit, check_weights, fast_on_cpu, load_model
 from crawl2chat.muon import MuonKeys, MuonOptimizer
 from crawl2chat.protocol import IM_END, load_tokenizer
 from crawl2chat.recipe import parse_recipe
@@ -45,6 +46,7 @@ RECIPE = (MixtureConfig, SFTArguments, ModelConfig)
 
 
 def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelConfig) -> None:
+    check_launch(training_args)
     set_seed(training_args.seed)
     fast_on_cpu(training_args)
 
@@ -78,6 +80,8 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
         fingerprint={"rows": digest_rows(train_dataset), "base": digest_weights(model)},
     )
 
+    trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
+
     # train
     result = trainer.run()
 
@@ -86,11 +90,11 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
     if not trainer.is_world_process_zero():
         return
     output = Path(training_args.output_dir)
+    check_weights(output)
     write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row][-5:] or [result.training_loss]
     loss, share = sum(losses) / len(losses), counts.supervised / counts.tokens
     rows_a_step = trainer.get_total_train_batch_size(training_args)
-    trained = sum(parameter.numel() for parameter in trainer.model.parameters() if parameter.requires_grad)
     finish(
         output,
         {

@@ -187,8 +187,9 @@ def fast_on_cpu(training_args: TrainingArguments) -> None:
         torch.set_float32_matmul_precision("high")
         return
     torch.set_float32_matmul_precision("medium")
-    training_args.bf16 = cpu_has_bf16()
-    training_args.mixed_precision = "bf16" if training_args.bf16 else "no"
+    if training_args.deepspeed_plugin is None:  # its config has its own precision, fixed by the launch
+        training_args.bf16 = cpu_has_bf16()
+        training_args.mixed_precision = "bf16" if training_args.bf16 else "no"
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
         libc.mallopt(M_MMAP_MAX, 0)

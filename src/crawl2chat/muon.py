@@ -98,7 +98,7 @@ class Muon(torch.optim.Optimizer):
         )
 
 
-def muon_optimizer(model: torch.nn.Module, args: TrainingArguments) -> Muon:
+def muon_groups(model: torch.nn.Module, args: TrainingArguments) -> list[dict]:
     """Muon with `muon_learning_rate` on the hidden matrices; AdamW with `learning_rate`, undecayed, on embeddings,
     head and vectors. Stops with one line for an adapter, whose small factors are no hidden matrices.
     """
@@ -111,11 +111,49 @@ def muon_optimizer(model: torch.nn.Module, args: TrainingArguments) -> Muon:
     chosen = {id(p) for p in hidden}
     rest = [p for p in trained if id(p) not in chosen]
     rate = args.muon_learning_rate or args.learning_rate
-    groups = [
+    return [
         {"params": hidden, "muon": True, "lr": rate, "weight_decay": args.weight_decay},
         {"params": rest, "muon": False, "lr": args.learning_rate, "weight_decay": 0.0},
     ]
-    return Muon(groups, betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)
+
+
+def muon_optimizer(model: torch.nn.Module, args: TrainingArguments) -> Muon:
+    """Muon over `muon_groups`."""
+    return Muon(muon_groups(model, args), betas=(args.adam_beta1, args.adam_beta2), eps=args.adam_epsilon)
+
+
+def zero_muon(model: torch.nn.Module, args: TrainingArguments, stage: int, offload: bool) -> torch.optim.Optimizer:
+    """Muon over `muon_groups` by DeepSpeed, which knows the matrices that ZeRO 1 and 2 flatten and share out.
+
+    Its update is orthogonal times sqrt(max(1, rows / columns)): ours by 0.2 sqrt(columns), which is put into the rates
+    of one group for each width. Stops with one line where its steps would not be ours: it clips the orthogonal updates
+    in place of the gradients, and cannot reduce-scatter under ZeRO-3.
+    """
+    if stage > 2 or offload:
+        fail(
+            "optim: muon needs whole matrices, which ZeRO-3 and offloading take apart; launch with "
+            "accelerate_configs/zero2.yaml or ddp.yaml, or set optim: adamw_torch"
+        )
+    if args.max_grad_norm:
+        fail(
+            "optim: muon under ZeRO: DeepSpeed would clip the orthogonal updates in place of the gradients; "
+            "set max_grad_norm: 0, or launch with accelerate_configs/ddp.yaml"
+        )
+    from deepspeed.runtime.zero.muon.muon_optimizer import MuonWithAuxAdam
+
+    widths: dict[int, dict] = {}
+    hidden, rest = muon_groups(model, args)
+    for p in hidden["params"]:
+        size = 0.2 * p.shape[1] ** 0.5
+        rates = {"lr": hidden["lr"] * size, "weight_decay": hidden["weight_decay"] / size}
+        group = widths.setdefault(p.shape[1], {"params": [], "use_muon": True, "ns_method": "standard", **rates})
+        group["params"].append(p)
+    adam = {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+    rest = {key: rest[key] for key in ("params", "lr", "weight_decay")} | {"use_muon": False, **adam}
+    for group in (rest, *widths.values()):
+        for p in group["params"]:
+            p.use_muon = group["use_muon"]
+    return MuonWithAuxAdam([rest, *widths.values()])
 
 
 @dataclass
@@ -147,10 +185,15 @@ class MuonOptimizer:
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         if self.args.optim != "muon" or self.optimizer is not None:
             return super().create_optimizer(model)
-        if self.is_deepspeed_enabled or self.is_fsdp_enabled:
+        if self.is_fsdp_enabled:
             fail(
-                "optim: muon needs whole matrices, and this launch shards them; "
+                "optim: muon needs whole matrices, which FSDP takes apart; "
                 "launch with accelerate_configs/ddp.yaml, or set optim: adamw_torch"
             )
-        self.optimizer = muon_optimizer(self.model, self.args)
+        if self.is_deepspeed_enabled:
+            plugin = self.accelerator.state.deepspeed_plugin
+            offload = plugin.offload_optimizer_device not in (None, "none")
+            self.optimizer = zero_muon(self.model, self.args, plugin.zero_stage, offload)
+        else:
+            self.optimizer = muon_optimizer(self.model, self.args)
         return self.optimizer

@@ -203,7 +203,7 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         if self.is_world_process_zero():
             tqdm.write(words)
-            self.write_samples(model)
+        self.write_samples(model)
         model.train()
         self.evaluated = self.state.global_step, metrics
         self.seconds_beside += time.perf_counter() - began
@@ -213,6 +213,8 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         if not self.prompts:
             return
         completions = complete(model, self.processing_class, self.prompts, max_new_tokens=32)
+        if not self.is_world_process_zero():  # which has read along, for under ZeRO-3 the weights are everyone's
+            return
         with open(Path(self.args.output_dir) / "samples.jsonl", "a", encoding="utf-8") as handle:
             for prompt, completion in zip(self.prompts, completions, strict=True):
                 row = {"step": self.state.global_step, "prompt": prompt, "text": completion.text}
