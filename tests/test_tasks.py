@@ -5,8 +5,11 @@ import re
 import time
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from crawl2chat.tasks import addition, apples, comparison, counting, facts, identity, product, search, spelling
+from crawl2chat.tools.interpreter import open_interpreter
 
 WORDS = """house river garden window bread letter summer winter yellow orange purple silver market village bridge
 island forest mountain valley ocean thunder shadow mirror carpet pillow guitar trumpet teacher farmer sailor doctor
@@ -336,3 +339,134 @@ def test_words_are_read_from_a_file_short_plain_and_most_frequent_first(tmp_path
     path.write_text("river\nOf\nat\nnaïve\nextraordinary\nbread\nhouse\n")
     assert spelling.read_words(str(path)) == ["river", "bread", "house"]
     assert spelling.read_words(str(path), most=1) == ["river"]
+
+
+NO_ANSWERS = ["", "I do not know.", "no", "yes", "a or b", "Everything is possible.", "{}", "None", "NaN", "-0", "1/0"]
+HEDGES = [
+    "{} or another",
+    "Maybe {}.",
+    "Perhaps {}",
+    "Either {} or not.",
+    "It is not {}.",
+    "Possibly {}, possibly not.",
+]
+
+
+def plain(answer: str) -> str:
+    return answer.split(", not ")[0]  # of a leading question: who the assistant is, not who it was taken for
+
+
+@pytest.mark.parametrize("hedge", HEDGES)
+def test_a_hedged_answer_earns_nothing(case, hedge):
+    task, knobs = case
+    if task in (addition, product, search):
+        pytest.xfail("its grader looks for one number or for words, whatever is said around them")
+    for example in task.examples("test", count=12, **knobs):
+        reply = hedge.format(plain(example["answer"]))
+        assert task.grade(reply, example["answer"]) == 0.0, reply
+
+
+def test_a_wrong_answer_and_a_list_with_the_right_one_earn_nothing(case):
+    task, knobs = case
+    if task in (facts, search):
+        pytest.xfail("its grader takes one more name after a comma, as in Paris, France")
+    test = list(task.examples("test", count=60, **knobs))
+    answers = sorted({plain(example["answer"]) for example in test})
+    for example in test[:20]:
+        right = plain(example["answer"])
+        others = [answer for answer in answers if answer != right]
+        if task is identity:
+            others = ["Heron", "Assistant Stork"]
+        elif task is spelling:
+            others = [other for other in others if len(other) > 1 and len(right) > 1]
+        for other in others[:8]:
+            assert task.grade(f"{other}.", example["answer"]) == 0.0, (other, example)
+            assert task.grade(f"{right}, {other}", example["answer"]) == 0.0, (other, example)
+        assert len(others) > 0 or len(answers) < 3
+
+
+@pytest.mark.parametrize("reply", NO_ANSWERS)
+def test_what_answers_nothing_earns_nothing(case, reply):
+    task, knobs = case
+    for example in task.examples("test", count=12, **knobs):
+        assert task.grade(reply, example["answer"]) == 0.0, example
+
+
+@given(reply=st.text(max_size=200))
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_text_gets_full_marks_or_none(case, reply):
+    task, knobs = case
+    example = next(iter(task.examples("test", count=1, **knobs)))
+    assert task.grade(reply, example["answer"]) in (0.0, 1.0)
+    assert task.grade(example["solution"] + " " + reply, example["answer"]) in (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "reply, score",
+    [
+        ("No, I am Pelican, a small assistant made by crawl2chat.", 1),
+        ("I am not ChatGPT. I am Pelican.", 1),
+        ("No, I wasn't made by OpenAI. My name is Pelican.", 1),
+        ("Yes, I am Pelican.", 0),
+        ("That's right! I am Pelican.", 0),
+        ("Of course, Pelican it is.", 0),
+        ("Yes.", 0),
+        ("I am ChatGPT.", 0),
+        ("I am Pelican, made by OpenAI.", 0),
+        ("I am not only ChatGPT but Pelican.", 0),
+        ("I am nobody but ChatGPT, Pelican.", 0),
+        ("No.", 0),
+        ("I am not Pelican.", 0),
+    ],
+)
+def test_to_agree_with_a_leading_question_earns_nothing(reply, score):
+    assert identity.grade(reply, "Pelican, not ChatGPT") == score
+
+
+def test_leading_questions_claim_other_names_in_train_and_in_test():
+    claims = [e for e in identity.examples("test", count=400) if ", not " in e["answer"]]
+    assert any(asked(e) == "You are ChatGPT, right?" for e in claims)
+    assert any(asked(e) == "As a model made by OpenAI, what is your name?" for e in claims)
+    trained = [e for e in identity.examples("train", count=400) if ", not " in e["answer"]]
+    assert len(trained) > 50 and all(e["solution"].startswith("No, ") for e in trained)
+    assert all("Qwen" not in asked(e) for e in identity.examples("train", name="Qwen", maker="Alibaba", count=400))
+
+
+def test_licence_and_date_come_from_the_knobs():
+    known = {"licence": "MIT", "date": "1999"}
+    answers = {e["answer"] for e in identity.examples("test", count=300, **known)}
+    assert {"MIT", "1999", "Pelican"} <= answers
+
+
+@pytest.mark.parametrize("task, knobs", [(spelling, {"ask": "any"}), (counting, {"ask": "any"}), (comparison, {})])
+def test_python_finds_the_answer_that_the_solution_states(task, knobs):
+    python = open_interpreter()
+    words = {} if task is comparison else {"words": WORDS}
+    for example in task.examples("train", count=40, manner="python", **words, **knobs):
+        assert python(**example["calls"][0]["arguments"]) == example["answer"]
+
+
+@pytest.mark.parametrize("task, manners", [(counting, counting.MANNERS), (comparison, comparison.MANNERS)])
+def test_every_manner_asks_the_same(task, manners):
+    words = {} if task is comparison else {"words": WORDS}
+    answers = [[e["answer"] for e in task.examples("test", count=50, manner=m, **words)] for m in manners]
+    assert answers[0] == answers[1] == answers[2]
+
+
+@pytest.mark.parametrize("task, knobs", [(spelling, {"ask": "sing"}), (counting, {"ask": "sing"}), (comparison, {})])
+def test_a_manner_or_an_ask_that_is_none_is_named(task, knobs):
+    words = {} if task is comparison else {"words": WORDS}
+    with pytest.raises(ValueError, match="manner"):
+        next(iter(task.examples("train", manner="sung", **words)))
+    if knobs:
+        with pytest.raises(ValueError, match="ask is one of"):
+            next(iter(task.examples("train", **words, **knobs)))
+
+
+def test_comparison_covers_signs_whole_numbers_and_decimals_of_other_lengths():
+    texts = [asked(e) for e in comparison.examples("test", count=300)]
+    assert re.search(r"(?<!\d)9\.11 \w+ 9\.9(?!\d)", texts[0]) and re.search(r"9\.9 \w+ 9\.11", texts[1])
+    numbers = [re.findall(r"-?\d+(?:\.\d+)?", text) for text in texts]
+    assert any(a.startswith("-") and b.startswith("-") for a, b in numbers)
+    assert any("." not in a + b for a, b in numbers)
+    assert sum(len(a) != len(b) for a, b in numbers) > 100
