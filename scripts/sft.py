@@ -9,6 +9,7 @@ accelerate launch --config_file accelerate_configs/cpu.yaml scripts/sft.py recip
 
 import json
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -92,8 +93,10 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
     output = Path(training_args.output_dir)
     check_weights(output)
     write_text(output / "log_history.json", json.dumps(trainer.state.log_history))
-    losses = [row["loss"] for row in trainer.state.log_history if "loss" in row][-5:] or [result.training_loss]
-    loss, share = sum(losses) / len(losses), counts.supervised / counts.tokens
+    rows = [{"step": 0}, *(row for row in trainer.state.log_history if "loss" in row)]
+    last = [(row["step"] - before["step"], row["loss"]) for before, row in pairwise(rows)][-5:]  # (steps, their mean)
+    loss = sum(n * mean for n, mean in last) / sum(n for n, _ in last) if last else result.training_loss
+    share = counts.supervised / counts.tokens
     rows_a_step = trainer.get_total_train_batch_size(training_args)
     finish(
         output,
