@@ -76,6 +76,12 @@ def test_two_questions_that_one_page_answers_are_two():
     assert deduplicate(rows)[0] == rows
 
 
+def test_two_short_questions_with_one_answer_are_two():
+    answer = "I am Pelican, a small assistant made by crawl2chat in the year 2026, and I try to be of help."
+    rows = [talk("Who are you?", answer), talk("Who built you?", answer)]
+    assert deduplicate(rows)[0] == rows
+
+
 def test_half_a_text_in_common_is_no_duplicate():
     one, other = essay(1), essay(2)
     kept, dropped = deduplicate([talk("Go.", " ".join(one)), talk("Go.", " ".join(one[:100] + other[100:]))])

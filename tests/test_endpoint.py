@@ -233,6 +233,8 @@ def test_a_killed_run_goes_on_from_what_it_was_told(tmp_path, capsys):
         kept, asked = cache.read_bytes().count(b"\n"), len(server.requests)
         answers = list(ask(Endpoint(server.url, "m", at_once=2), prompts(*map(str, range(40))), cache))
     assert [answer.text for answer in answers] == [f"echo {i}" for i in range(40)]
-    assert len(server.requests) - asked == 40 - kept == sum(not answer.cached for answer in answers)
+    assert sum(not answer.cached for answer in answers) == 40 - kept <= 35
+    # the two in flight when it was killed may have reached the server after they were counted
+    assert len(server.requests) - asked <= 40 - kept + 2
     assert "1 lines" in capsys.readouterr().out
     assert len(list(ask(Endpoint("http://127.0.0.1:9/v1", "m"), prompts(*map(str, range(40))), Path(cache)))) == 40

@@ -26,6 +26,7 @@ from crawl2chat.protocol import load_tokenizer, loss_mask
 from crawl2chat.stage import fail
 
 GRAM = 13  # words in a row that are no coincidence: Brown et al. 2020, appendix C
+ENOUGH = 50  # words of a row that may be a near-duplicate
 CONTAINED = 8  # a shorter question is matched as a whole turn alone: "Who are you?" stands inside many others
 SKETCH = 128  # smallest hashes that stand for a row's grams
 LOOKED_UP = 6  # of them; a pair of similarity .8 shares none of these in about one pair of 10,000
@@ -63,8 +64,9 @@ def deduplicate(rows: Iterable[dict], threshold: float = 0.8) -> tuple[list[dict
     """(kept, dropped): the first of conversations that say the same stays; dropped ones get `reason`.
 
     `same_words`: all turns of all roles alike. `nearly_the_same`: user and assistant share at least
-    `threshold` of their 13-grams with one earlier row; a page that a tool answered with, or a system message, may stand
-    in many. Rows under 13 words, where a digit decides, are never near-duplicates. 1.2 kB of memory a row.
+    `threshold` of their 13-grams with one earlier row. A page that a tool answered with and a system message do not
+    count, for they stand in many rows; a row under 50 words is never a near-duplicate, for there a word decides.
+    About 1.2 kB of memory a row.
     """
     kept, dropped, exact = [], [], set()
     sketches: list[np.ndarray] = []
@@ -77,7 +79,7 @@ def deduplicate(rows: Iterable[dict], threshold: float = 0.8) -> tuple[list[dict
             continue
         exact.add(name)
         spoken = [word for role, part in turns if role in ("user", "assistant") for word in part]
-        hashes = sorted(set(grams(spoken)))
+        hashes = sorted(set(grams(spoken))) if len(spoken) >= ENOUGH else []
         sketch = np.array(hashes[:SKETCH], np.uint64)
         close = {holder for gram in hashes[:LOOKED_UP] for holder in holders[gram]} if hashes else set()
         if any(similarity(sketch, sketches[holder]) >= threshold for holder in close):

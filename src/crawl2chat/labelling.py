@@ -263,8 +263,8 @@ def judge(
 
 
 def label(config: Labelling, output: Path, seed: int) -> dict[str, float]:
-    """Write `output`/<name>/train.jsonl ({"messages", "task", "marks", "reasons"}), dropped.jsonl ({"conversation", ...,
-    "reason"}) and, beside them, answers.jsonl, the cache of every reply.
+    """Write `output`/<name>/train.jsonl ({"messages", "task", "marks", "reasons"}), dropped.jsonl ({"conversation",
+    ..., "reason"}) and, beside them, answers.jsonl, the cache of every reply.
 
     Returns numbers for metrics.json. One clear line, with the work kept, where no row is left.
     """
