@@ -104,7 +104,7 @@ def test_invented_examples_are_graded_right_by_their_own_solution_and_differ_bet
         seen[split] = {question(one) for one in examples}
         assert len(seen[split]) > 1900, "variety of names decides"
     assert not seen["train"] & seen["test"]
-    for ways in invented.WORDINGS.values():
+    for ways in invented.QUESTIONS.values():
         assert not set(ways["train"]) & set(ways["test"])
 
 

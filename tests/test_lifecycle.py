@@ -151,7 +151,7 @@ def test_an_interrupt_names_the_stage_and_the_command(house):
         assert time.time() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    errors = process.communicate(timeout=30)[1]
+    errors = process.communicate(timeout=120)[1]
     assert process.returncode == 130
     assert "stopped in tokenizer; to go on: bash scripts/lifecycle.sh recipes" in errors
     write_recipe(house, "tokenizer")

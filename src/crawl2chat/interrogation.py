@@ -26,7 +26,7 @@ VERDICTS = ("known", "wavering", "unknown")
 
 def wordings(relation: str, split: str) -> list[str]:
     """How the fact is asked: as its task does, and of people as of invented ones."""
-    own = invented.WORDINGS if relation == "known_as" else facts.WORDINGS | search.WORDINGS
+    own = invented.QUESTIONS if relation == "known_as" else facts.WORDINGS | search.WORDINGS
     return own[relation][split]
 
 

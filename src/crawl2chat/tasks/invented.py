@@ -12,7 +12,7 @@ from functools import lru_cache
 
 RESERVED = "Orson Kovacs"
 UNKNOWN = "unknown"  # the answer of every example: nobody knows
-WORDINGS = {
+QUESTIONS = {
     "known_as": {
         "train": [
             "Who was {s}?", "Tell me about {s}.", "Do you know {s}?", "What was {s} known as?", "And who was {s}?",
@@ -152,7 +152,7 @@ def examples(
         relation = "known_as" if people else rng.choice(others)
         pool = names_left[KINDS[relation]]
         name = pool[i % len(pool)]
-        question = rng.choice(WORDINGS[relation][split]).format(s=name)
+        question = rng.choice(QUESTIONS[relation][split]).format(s=name)
         if split == "test" and i == 0 and "known_as" in relations:
             relation, name, question = "known_as", RESERVED, f"Who is {RESERVED}?"
         yield {
