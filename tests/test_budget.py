@@ -13,7 +13,8 @@ from crawl2chat import budget, hardware
 from crawl2chat.budget import Run, budget_rows, count_embeddings, count_scaling, duration, optimizer_flops, read_run
 from crawl2chat.data.tokens import Source
 from crawl2chat.hardware import Device
-from crawl2chat.memory import Launch, hidden_matrices
+from crawl2chat.memory import Launch
+from crawl2chat.muon import hidden_matrices
 from crawl2chat.model import count_parameters, flops_per_token
 from crawl2chat.muon import orthogonalise
 from crawl2chat.pretraining import PretrainingArguments

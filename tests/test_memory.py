@@ -8,8 +8,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_deepspeed_cmd_env
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from crawl2chat.memory import Launch, Step, activation_bytes, hidden_matrices, kept_bytes, memory, state_bytes
-from crawl2chat.muon import muon_optimizer
+from crawl2chat.memory import Launch, Step, activation_bytes, kept_bytes, memory, state_bytes
+from crawl2chat.muon import hidden_matrices, muon_optimizer
 from crawl2chat.pretraining import PretrainingArguments
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +84,8 @@ def muon(model, folder):
 def test_the_hidden_matrices_are_those_that_muon_trains(model_type, tmp_path):
     model = model_of(model_type)
     (chosen,) = (group["params"] for group in muon(model, tmp_path).param_groups if group["muon"])
-    assert {id(p) for p in chosen} == {id(p) for p in hidden_matrices(model)}
+    in_blocks = {id(p) for name, p in model.named_parameters() if p.ndim == 2 and (".h." in name or ".layers." in name)}
+    assert {id(p) for p in chosen} == {id(p) for p in hidden_matrices(model)} == in_blocks
 
 
 @pytest.mark.parametrize("stage, bytes_a_parameter", [(0, 16), (1, 4 + 12 / 8), (2, 2 + 14 / 8), (3, 2 + 16 / 8)])

@@ -19,8 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from crawl2chat.hardware import DEVICES, PRICES_OF, Device, find_device, seconds_of_run, this_cpu
-from crawl2chat.memory import CUDA, LIBRARIES, Launch, Memory, Step, hidden_matrices, memory, plain_attention
+from crawl2chat.memory import CUDA, LIBRARIES, Launch, Memory, Step, memory, plain_attention
 from crawl2chat.model import build_model, count_parameters, cpu_has_bf16, fastest_attention, flops_per_token
+from crawl2chat.muon import hidden_matrices
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.stage import fail
 

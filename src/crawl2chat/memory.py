@@ -19,6 +19,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from crawl2chat.loss import CHUNK, PLAIN_HEADS
+from crawl2chat.muon import hidden_matrices
 
 COMPILED = 2 / 3  # torch.compile makes pointwise results again instead of keeping them: 0.61 to 0.66 measured
 DDP_BUCKETS = 4  # bytes a parameter: DDP's gradients lie in buckets beside the model's
@@ -129,13 +130,6 @@ def state_bytes(model: PreTrainedModel, optimizer: str) -> int:
     if "8bit" in optimizer:
         return 2 * count
     return (4 if optimizer.startswith("lion") else 8) * count
-
-
-def hidden_matrices(model: PreTrainedModel) -> list[torch.nn.Parameter]:
-    """The matrices between embeddings and head, which Muon trains."""
-    ends = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    ends |= {id(module.weight) for module in [model.get_output_embeddings()] if module is not None}
-    return [p for p in model.parameters() if p.ndim == 2 and id(p) not in ends]
 
 
 def activation_bytes(config: PreTrainedConfig, step: Step, halved: bool = False) -> float:

@@ -16,7 +16,6 @@ from transformers import (
     TrainingArguments,
 )
 
-from crawl2chat.hardware import peak_flops as peak_flops
 from crawl2chat.stage import fail
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt's, from glibc's malloc.h

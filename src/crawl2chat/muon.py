@@ -98,18 +98,22 @@ class Muon(torch.optim.Optimizer):
         )
 
 
+def hidden_matrices(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The matrices between embeddings and head, which Muon trains."""
+    ends = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
+    ends |= {id(module.weight) for module in [model.get_output_embeddings()] if module is not None}
+    return [p for p in model.parameters() if p.ndim == 2 and id(p) not in ends]
+
+
 def muon_groups(model: torch.nn.Module, args: TrainingArguments) -> list[dict]:
     """Muon with `muon_learning_rate` on the hidden matrices; AdamW with `learning_rate`, undecayed, on embeddings,
     head and vectors. Stops with one line for an adapter, whose small factors are no hidden matrices.
     """
     if any("lora_" in name for name, _ in model.named_parameters()):
         fail("optim: muon is for whole weights, not for LoRA's factors; take `optim: muon` out, or use_peft: false")
-    ends = {id(m.weight) for m in (model.get_input_embeddings(), model.get_output_embeddings()) if m is not None}
-    ends |= {id(m.weight) for m in model.modules() if isinstance(m, torch.nn.Embedding)}  # GPT-2's positions
-    trained = [p for p in model.parameters() if p.requires_grad]
-    hidden = [p for p in trained if p.ndim == 2 and id(p) not in ends]
+    hidden = [p for p in hidden_matrices(model) if p.requires_grad]
     chosen = {id(p) for p in hidden}
-    rest = [p for p in trained if id(p) not in chosen]
+    rest = [p for p in model.parameters() if p.requires_grad and id(p) not in chosen]
     rate = args.muon_learning_rate or args.learning_rate
     return [
         {"params": hidden, "muon": True, "lr": rate, "weight_decay": args.weight_decay},
