@@ -14,9 +14,8 @@ from crawl2chat.budget import Run, budget_rows, count_embeddings, count_scaling,
 from crawl2chat.data.tokens import Source
 from crawl2chat.hardware import Device
 from crawl2chat.memory import Launch
-from crawl2chat.muon import hidden_matrices
 from crawl2chat.model import count_parameters, flops_per_token
-from crawl2chat.muon import orthogonalise
+from crawl2chat.muon import hidden_matrices, orthogonalise
 from crawl2chat.pretraining import PretrainingArguments
 from crawl2chat.recipe import load_recipe
 from tiny import tiny_tokenizer

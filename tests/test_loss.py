@@ -37,7 +37,7 @@ def test_loss_and_gradients_are_those_of_the_architecture(model_type, tied, ids,
     model = model_of(model_type, tied)
     own = model(input_ids=ids, labels=ids).loss
     expected = gradients(model, own)
-    lean = next_token_loss(model, ids)
+    lean = next_token_loss(model, ids, ids)
     torch.testing.assert_close(lean, own)
     for found, wanted in zip(gradients(model, lean), expected, strict=True):
         torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
@@ -47,7 +47,7 @@ def test_in_bf16_the_loss_is_as_near_as_bf16s_own(ids):
     model = model_of("llama")
     exact = model(input_ids=ids, labels=ids).loss
     with torch.autocast("cpu", torch.bfloat16):
-        lean, own = next_token_loss(model, ids), model(input_ids=ids, labels=ids).loss
+        lean, own = next_token_loss(model, ids, ids), model(input_ids=ids, labels=ids).loss
     assert abs(lean - exact) <= 2 * abs(own - exact) + 2e-3
     assert lean.dtype == torch.float32
 
@@ -59,6 +59,18 @@ def test_with_labels_there_are_no_logits_and_without_them_the_forward_is_as_befo
     out = model(input_ids=ids, labels=ids)
     assert out.logits is None and out.loss.ndim == 0
     torch.testing.assert_close(model(input_ids=ids).logits, before)
+
+
+def test_a_left_out_label_is_refused_and_other_labels_are_learned(ids):
+    model = model_of("llama")
+    return_the_loss_alone(model)
+    other = torch.where(torch.arange(40) < 20, ids, 7)
+    torch.testing.assert_close(model(input_ids=ids, labels=other).loss, model_of("llama")(ids, labels=other).loss)
+    masked = ids.clone()
+    masked[:, :5] = -100
+    for grad in (torch.enable_grad, torch.no_grad):
+        with grad(), pytest.raises((RuntimeError, IndexError), match="-100|out of bounds"):
+            model(input_ids=ids, labels=masked)
 
 
 def test_the_compiled_loss_is_the_eager_one(ids):

@@ -84,7 +84,7 @@ def muon(model, folder):
 def test_the_hidden_matrices_are_those_that_muon_trains(model_type, tmp_path):
     model = model_of(model_type)
     (chosen,) = (group["params"] for group in muon(model, tmp_path).param_groups if group["muon"])
-    in_blocks = {id(p) for name, p in model.named_parameters() if p.ndim == 2 and (".h." in name or ".layers." in name)}
+    in_blocks = {id(p) for n, p in model.named_parameters() if p.ndim == 2 and (".h." in n or ".layers." in n)}
     assert {id(p) for p in chosen} == {id(p) for p in hidden_matrices(model)} == in_blocks
 
 

@@ -50,13 +50,13 @@ class ChunkedCrossEntropy(torch.autograd.Function):
         return grad_hidden * grad, grad_weight * grad, None
 
 
-def next_token_loss(model: PreTrainedModel, ids: torch.Tensor) -> torch.Tensor:
-    """Mean cross-entropy in nats of every next token of (batch, length) ids."""
-    hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1].flatten(0, 1)
-    head, targets = model.get_output_embeddings(), ids[:, 1:].flatten()
+def next_token_loss(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor, **kwargs) -> torch.Tensor:
+    """Mean cross-entropy in nats of the next labels of (batch, length) ids; no label is left out (-100 raises)."""
+    hidden = model.base_model(ids, use_cache=False, **kwargs).last_hidden_state[:, :-1].flatten(0, 1)
+    head, targets = model.get_output_embeddings(), labels[:, 1:].flatten()
     # compiled, the plain way is fused; sharded (ZeRO-3), only a call of the module gathers its weight
     if torch.compiler.is_compiling() or hasattr(head.weight, "ds_id") or not torch.is_grad_enabled():
-        return F.cross_entropy(head(hidden).float(), targets)
+        return F.cross_entropy(head(hidden).float(), targets, ignore_index=-1)
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
@@ -77,7 +77,7 @@ def return_the_loss_alone(model: PreTrainedModel) -> bool:
     def forward(self, input_ids=None, labels=None, **kwargs):
         if labels is None:
             return whole(input_ids=input_ids, **kwargs)
-        return CausalLMOutputWithPast(loss=next_token_loss(self, input_ids))
+        return CausalLMOutputWithPast(loss=next_token_loss(self, input_ids, labels, **kwargs))
 
     model.forward = MethodType(forward, model)
     return True

@@ -2,7 +2,7 @@
 
 What differs from transformers' Trainer: micro-batches are cut straight from the memory-mapped tokens, by their number,
 so there is no loader to skip through on resume; the loss makes no copies of the logits (loss.py); the FLOPs of a step
-are counted once, not in a walk over the modules at each; the garbage collector runs at evaluations, not in between.
+are counted once, not in a walk over the modules at each; the garbage collector runs with the log, not in a step.
 """
 
 import gc
@@ -10,7 +10,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -33,10 +33,14 @@ from crawl2chat.stage import write_text
 class PretrainingArguments(ResumeKeys, MuonKeys, TrainingArguments):
     """TrainingArguments with `optim: muon` and how a run goes on."""
 
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "walk the graph at every step; no step leaves a parameter out"}
+    )
+
 
 class Rhythm(TrainerCallback):
-    """No garbage collection between evaluations: what a step leaves is freed by counting references. The last steps
-    have their row in the log, however few they are.
+    """Garbage is collected when a row is logged and never inside a step, which frees what it leaves by counting
+    references. The last steps have their row in the log, however few they are.
     """
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
@@ -48,7 +52,7 @@ class Rhythm(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         control.should_log |= state.global_step >= state.max_steps
 
-    def on_evaluate(self, args, state, control, **kwargs):
+    def on_log(self, args, state, control, **kwargs):
         gc.collect()
 
     def on_train_end(self, args, state, control, **kwargs):
