@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -145,13 +146,16 @@ def test_a_wrong_argument_is_refused_in_one_line(house, args, says):
 def test_an_interrupt_names_the_stage_and_the_command(house):
     write_recipe(house, "tokenizer", "sleeps: 60\n")
     command = ["bash", "scripts/lifecycle.sh", "recipes"]
-    process = subprocess.Popen(command, cwd=house, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    default = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # tests in the background inherit it ignored
+    process = subprocess.Popen(
+        command, cwd=house, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=default
+    )
     ran, deadline = house / "ran.txt", time.time() + 60
     while not (ran.exists() and "tokenizer" in ran.read_text()):
         assert time.time() < deadline
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
-    errors = process.communicate(timeout=120)[1]
+    errors = process.communicate(timeout=30)[1]
     assert process.returncode == 130
     assert "stopped in tokenizer; to go on: bash scripts/lifecycle.sh recipes" in errors
     write_recipe(house, "tokenizer")
