@@ -14,14 +14,13 @@ from pathlib import Path
 
 import torch
 from transformers import set_seed
-from trl import ModelConfig, SFTConfig, SFTTrainer, get_peft_config
+from trl import ModelConfig, get_peft_config
 
-from crawl2chat.checkpoints import ResumeKeys, SafeCheckpoints
 from crawl2chat.drift import digest_rows, digest_weights
+from crawl2chat.finetuning import FinetuningTrainer, SFTArguments
 from crawl2chat.launch import check_launch
 from crawl2chat.mixture import Part, mix
 from crawl2chat.model import check_fit, check_weights, fast_on_cpu, load_model
-from crawl2chat.muon import MuonKeys, MuonOptimizer
 from crawl2chat.protocol import IM_END, load_tokenizer
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import finish, write_text
@@ -32,15 +31,6 @@ class MixtureConfig:
     """What is trained on."""
 
     datasets: list[Part] = field(metadata={"help": "the mixture: path, fraction of its rows"})
-
-
-@dataclass
-class SFTArguments(ResumeKeys, MuonKeys, SFTConfig):
-    """TRL's, with `optim: muon` and how a run goes on."""
-
-
-class Finetuning(SafeCheckpoints, MuonOptimizer, SFTTrainer):
-    """TRL's trainer, safe to kill."""
 
 
 RECIPE = (MixtureConfig, SFTArguments, ModelConfig)
@@ -72,7 +62,7 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
 
     # trainer
-    trainer = Finetuning(
+    trainer = FinetuningTrainer(
         model=model,
         args=training_args,
         train_dataset=train_dataset,

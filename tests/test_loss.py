@@ -91,3 +91,20 @@ def test_an_architecture_that_changes_its_logits_keeps_its_own_loss():
     assert not return_the_loss_alone(model) and model.forward == forward
 
 
+@pytest.mark.parametrize("chunk", [1, 2**22])
+def test_with_a_count_the_labels_left_out_bear_no_loss(ids, chunk, monkeypatch):
+    monkeypatch.setitem(loss.CHUNK, "cpu", chunk)
+    model, labels = model_of("qwen3"), ids.clone()
+    labels[0, :30] = labels[1] = -100
+    own = model(input_ids=ids, labels=labels, num_items_in_batch=99).loss
+    expected = gradients(model, own)
+    lean = next_token_loss(model, ids, labels, num_items_in_batch=torch.tensor(99))
+    torch.testing.assert_close(lean, own)
+    for found, wanted in zip(gradients(model, lean), expected, strict=True):
+        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_whose_labels_are_all_left_out_moves_nothing(ids):
+    model = model_of("llama")
+    value = next_token_loss(model, ids, torch.full_like(ids, -100), num_items_in_batch=7)
+    assert value == 0 and all(not grad.any() for grad in gradients(model, value))

@@ -19,12 +19,12 @@ CHUNK = {"cpu": 2**22, "cuda": 2**28}  # logits at once: a core's share of cache
 
 
 class ChunkedCrossEntropy(torch.autograd.Function):
-    """Mean cross-entropy in nats of (tokens, width) hidden states under a (vocabulary, width) head, given the next
-    tokens (tokens,). The gradients are made in the forward pass, in the type of the hidden states.
+    """Cross-entropy in nats of (tokens, width) hidden states under a (vocabulary, width) head, given the next tokens
+    (tokens,): their sum over `count`. The gradients are made in the forward pass, in the type of the hidden states.
     """
 
     @staticmethod
-    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, count: int) -> torch.Tensor:
         head, tokens = weight.to(hidden.dtype), len(targets)
         grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         total = torch.zeros((), device=hidden.device)
@@ -37,35 +37,47 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             grad = (logits - likeliest).exp_()
             mass = grad.sum(-1, keepdim=True, dtype=torch.float32)
             total += (mass.log() - right).sum()
-            grad.mul_((1 / (mass * tokens)).to(grad.dtype))
-            grad.scatter_add_(1, target, grad.new_full((1, 1), -1 / tokens).expand(len(target), 1))
+            grad.mul_((1 / (mass * count)).to(grad.dtype))
+            grad.scatter_add_(1, target, grad.new_full((1, 1), -1 / count).expand(len(target), 1))
             torch.mm(grad, head, out=grad_hidden[start : start + size])
             grad_weight += grad.T @ part
         ctx.save_for_backward(grad_hidden, grad_weight)
-        return total / tokens
+        return total / count
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, grad_weight * grad, None
+        return grad_hidden * grad, grad_weight * grad, None, None
 
 
-def next_token_loss(model: PreTrainedModel, ids: torch.Tensor, labels: torch.Tensor, **kwargs) -> torch.Tensor:
-    """Mean cross-entropy in nats of the next labels of (batch, length) ids; no label is left out (-100 raises)."""
-    hidden = model.base_model(ids, use_cache=False, **kwargs).last_hidden_state[:, :-1].flatten(0, 1)
+def next_token_loss(
+    model: PreTrainedModel,
+    ids: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """Mean cross-entropy in nats of the next labels of (batch, length) ids; no label is left out (-100 raises). With
+    `num_items_in_batch`, the sum over the labels that are not -100, divided by it: the others never meet the head.
+    """
+    hidden = model.base_model(ids, **{**kwargs, "use_cache": False}).last_hidden_state[:, :-1].flatten(0, 1)
     head, targets = model.get_output_embeddings(), labels[:, 1:].flatten()
+    if num_items_in_batch is not None:
+        bear_loss = targets != -100
+        hidden, targets = hidden[bear_loss], targets[bear_loss]
+    count = len(targets) if num_items_in_batch is None else int(num_items_in_batch)
     # compiled, the plain way is fused; sharded (ZeRO-3), only a call of the module gathers its weight
     if torch.compiler.is_compiling() or hasattr(head.weight, "ds_id") or not torch.is_grad_enabled():
-        return F.cross_entropy(head(hidden).float(), targets, ignore_index=-1)
+        return F.cross_entropy(head(hidden).float(), targets, ignore_index=-1, reduction="sum") / count
     device = hidden.device.type
     if torch.is_autocast_enabled(device):
         hidden = hidden.to(torch.get_autocast_dtype(device))
     with torch.autocast(device, enabled=False):
-        return ChunkedCrossEntropy.apply(hidden, head.weight, targets)
+        return ChunkedCrossEntropy.apply(hidden, head.weight, targets, count)
 
 
 def return_the_loss_alone(model: PreTrainedModel) -> bool:
-    """Let `model(input_ids=, labels=)` compute and return no logits, under any wrapper that calls its forward (DDP,
+    """Let `model(input_ids=, labels=, num_items_in_batch=)` compute and return no logits, under any wrapper that calls its forward (DDP,
     DeepSpeed, torch.compile, autocast); without labels the forward is as before. False, and nothing changed, for an
     architecture whose logits are more than the head's product.
     """

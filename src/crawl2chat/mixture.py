@@ -88,7 +88,7 @@ def encode(row: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], li
     return ids, [0] + [1] * (len(ids) - 1)
 
 
-def in_batches_of_like_length(rows: list[dict], batch_size: int, rng: random.Random, window: int = 16) -> list[dict]:
+def in_batches_of_like_length(rows: list[dict], batch_size: int, rng: random.Random, window: int = 32) -> list[dict]:
     """Shuffle so that each `batch_size` rows in turn are of like length, which wastes little on padding.
 
     Rows are sorted inside windows of `window` batches and the batches are then shuffled. The Trainer's group_by_length
