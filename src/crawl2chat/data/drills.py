@@ -25,18 +25,24 @@ SYLLABLES = """
 """.split()
 
 
-def name(rng: random.Random) -> str:
-    """An invented person's name of one to three words."""
+def name(rng: random.Random, words: Sequence[str]) -> str:
+    """An invented person's name of one to three words, put together from syllables or made of any word, so that a name
+    must be copied piece by piece: no list of them can be learned by heart.
+    """
 
     def word() -> str:
+        if rng.random() < 0.5:
+            return rng.choice(words).capitalize()
         return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 3))).capitalize()
 
     return " ".join(word() for _ in range(rng.choice([1, 2, 2, 2, 3])))
 
 
-def lookup(rng: random.Random) -> Iterator[str]:
-    """A register of invented people and years, then questions that only the register answers: copying from context."""
-    people = {name(rng): rng.randint(400, 2020) for _ in range(rng.randint(2, 5))}
+def lookup(rng: random.Random, words: Sequence[str]) -> Iterator[str]:
+    """A register of invented people and years, then questions that only the register answers, at times with what one
+    would search for: copying from context.
+    """
+    people = {name(rng, words): rng.randint(400, 2020) for _ in range(rng.randint(2, 5))}
     trades = ["painter", "writer", "king", "physicist", "composer", "poet", "chemist", "queen", "singer", "general"]
     for person, year in people.items():
         died = year + rng.randint(20, 90)
@@ -45,13 +51,14 @@ def lookup(rng: random.Random) -> Iterator[str]:
         ).format(p=person, y=year, d=died, t=rng.choice(trades))
     asked = rng.sample(sorted(people), min(3, len(people)))
     for person in asked:
-        yield f"When was {person} born? {person} was born in {people[person]}."
+        query = rng.choice(["", f" Search: {person} born."])
+        yield f"When was {person} born?{query} {person} was born in {people[person]}."
 
 
 def drill_document(kind: str, rng: random.Random, words: Sequence[str]) -> str:
     seed = rng.getrandbits(48)
     if kind == "lookup":
-        return "\n".join([rng.choice(TITLES[kind]), *lookup(rng)])
+        return "\n".join([rng.choice(TITLES[kind]), *lookup(rng, words)])
     source = {
         "addition": lambda: addition.examples("train", "steps", rng.choice([1, 2, 2, 2, 3]), 4, seed),
         "addition_at_once": lambda: addition.examples("train", "direct", rng.choice([1, 1, 2]), 8, seed),
