@@ -25,13 +25,13 @@ SYLLABLES = """
 """.split()
 
 
-def name(rng: random.Random, words: Sequence[str]) -> str:
+def name(rng: random.Random, words: Sequence[str] = ()) -> str:
     """An invented person's name of one to three words, put together from syllables or made of any word, so that a name
     must be copied piece by piece: no list of them can be learned by heart.
     """
 
     def word() -> str:
-        if rng.random() < 0.5:
+        if words and rng.random() < 0.5:
             return rng.choice(words).capitalize()
         return "".join(rng.choice(SYLLABLES) for _ in range(rng.randint(1, 3))).capitalize()
 
