@@ -53,6 +53,9 @@ class DataConfig:
     default_source: str = field(default="web", metadata={"help": "source of every other page"})
     drills: int = field(default=0, metadata={"help": "documents of drill to add, past the filters", "ge": 0})
     phrasebook: int = field(default=0, metadata={"help": "word lists and dialogues to add likewise", "ge": 0})
+    ships: int = field(
+        default=0, metadata={"help": "ships for each of 0, 1, 4, 16, 64 statements of their year", "ge": 0, "le": 115}
+    )
     recital: Recital | None = field(default=None, metadata={"help": "passages to stand there many times"})
     workers: int = field(default=0, metadata={"help": "processes; 0 is one a core", "ge": 0})
 
@@ -108,9 +111,11 @@ def main(config: DataConfig) -> None:
 
     # the sources past the filters, then everything to its final name
     write_words(work / "shards", work / "words.txt")
-    extras = write_extras(work, config.drills, config.phrasebook, passages, config.seed, output / "facts.jsonl")
+    extras = write_extras(
+        work, config.drills, config.phrasebook, config.ships, passages, config.seed, output / "facts.jsonl"
+    )
     write_text(work / "funnel.json", funnel.to_json())
-    for name in ("shards", "rejected", "words.txt", "funnel.json", "recital.jsonl", "translation.jsonl"):
+    for name in ("shards", "rejected", "words.txt", "funnel.json", "recital.jsonl", "translation.jsonl", "ships.jsonl"):
         (work / name).exists() and publish(work / name, output / name)
     workers.wait()
     shutil.rmtree(work)

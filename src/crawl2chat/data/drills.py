@@ -1,5 +1,5 @@
-"""Textbook drill that is no prose to the web's filters: sums worked step by step, spelling, counting, comparing,
-looking up.
+"""Textbook drill that is no prose to the web's filters: sums and prices worked step by step, spelling, counting,
+comparing, looking up.
 
 It joins the pretraining mixture as a second, named source, as mathematics corpora do. Every drill is written by the
 task that will ask it, in its training split and wordings, so nothing held out for the evaluation can leak.
@@ -8,7 +8,7 @@ task that will ask it, in its training split and wordings, so nothing held out f
 import random
 from collections.abc import Iterator, Sequence
 
-from crawl2chat.tasks import addition, comparison, counting, product, spelling
+from crawl2chat.tasks import addition, apples, comparison, counting, product, spelling
 
 TITLES = {
     "addition": ["Adding two numbers", "Sums", "Addition exercises"],
@@ -17,6 +17,8 @@ TITLES = {
     "counting": ["Counting letters", "Letters in words"],
     "comparison": ["Comparing numbers", "Which number is larger"],
     "calculator": ["Python as a calculator", "Products with Python"],
+    "apples": ["What things cost", "Prices worked out", "At the shop"],
+    "apples_code": ["Prices with Python", "Shopping with Python"],
     "lookup": ["Looking up a register", "A table of people and years"],
 }
 SYLLABLES = """
@@ -65,6 +67,8 @@ def drill_document(kind: str, rng: random.Random, words: Sequence[str]) -> str:
         "spelling": lambda: spelling.examples("train", words, 8, seed),
         "counting": lambda: counting.examples("train", words, 4, seed),
         "comparison": lambda: comparison.examples("train", 5, seed),
+        "apples": lambda: apples.examples("train", "steps", rng.choice(["small", "small", "large"]), 2, seed),
+        "apples_code": lambda: apples.examples("train", "python", rng.choice(["small", "large"]), 3, seed),
         "calculator": lambda: product.examples("train", rng.choice([2, 3, 3]), 5, seed),
     }[kind]()
     lines = [rng.choice(TITLES[kind])]
@@ -84,9 +88,11 @@ def drill_documents(count: int, seed: int, words: Sequence[str]) -> Iterator[dic
     kinds = (
         ["addition"] * 6
         + ["addition_at_once"] * 2
-        + ["spelling"] * 3
+        + ["spelling"] * 2
         + ["counting"] * 2
         + ["comparison"] * 2
+        + ["apples"] * 5
+        + ["apples_code"] * 2
         + ["calculator"] * 2
         + ["lookup"] * 6
     )

@@ -20,12 +20,13 @@ from crawl2chat.data import web
 from crawl2chat.data.dialogues import dialogues
 from crawl2chat.data.drills import drill_documents
 from crawl2chat.data.recital import copies, write_passages
+from crawl2chat.data.ships import harbour, make_ships, registers, write_ships
 from crawl2chat.data.steps import SCHEMA
 from crawl2chat.data.translation import word_lists, write_pairs
 from crawl2chat.stage import write_text
 from crawl2chat.tasks.spelling import read_words
 
-EXTRAS = ("drills", "phrasebook", "recital")  # the sources that pass no filter
+EXTRAS = ("drills", "phrasebook", "recital", "register", "harbour")  # the sources that pass no filter
 ROWS = 5000  # documents a parquet row group
 
 
@@ -60,21 +61,26 @@ def write_words(shards: Path, path: Path, most: int = 20_000) -> None:
 
 
 def write_extras(
-    work: Path, drills: int, phrasebook: int, passages: list[dict], seed: int, facts: Path
+    work: Path, drills: int, phrasebook: int, ships: int, passages: list[dict], seed: int, facts: Path
 ) -> dict[str, int]:
-    """Write the sources that pass no filter below work/shards, and what the sample stage asks about them beside it.
+    """Write the sources that pass no filter below work/shards, and what later stages ask about them beside it.
 
     Returns {source: documents}, 0 where nothing of it is wanted. passages: see recital.reserve. facts: facts.jsonl.
     """
+    fleet = make_ships(ships, seed)
     rows = (
         drill_documents(drills, seed, read_words(str(work / "words.txt")) if drills else ()),
         phrasebook_documents(phrasebook, seed, str(facts)),
         copies(passages),
+        registers(fleet, seed),
+        harbour(fleet, seed),
     )
     if phrasebook:
         write_pairs(work / "translation.jsonl")
     if passages:
         write_passages(work / "recital.jsonl", passages)
+    if fleet:
+        write_ships(work / "ships.jsonl", fleet)
     return {name: write_source(work / "shards" / name, part) for name, part in zip(EXTRAS, rows, strict=True)}
 
 

@@ -53,6 +53,25 @@ WORDINGS = {
         ],
         "test": ["Where in the periodic table by number is {s}?", "State the atomic number of {s}."],
     },
+    "launched": {
+        "train": [
+            "When was the ship {s} launched?", "In what year was the ship {s} launched?", "The ship {s}: launched when?",
+            "Tell me when the ship {s} was launched.", "What year was the ship {s} launched in?",
+            "Do you know when the ship {s} was launched?", "Give me the year in which the ship {s} was launched.",
+        ],
+        "test": ["In which year was the ship {s} launched?", "From what year is the ship {s}?"],
+    },
+}  # fmt: skip
+MANNERS = {
+    "closed": {"train": [""], "test": [""]},
+    "search": {
+        "train": [" Look it up.", " Search for it.", " Use search.", " Search first."],
+        "test": [" Find it with search.", " Look for it with search."],
+    },
+}  # fmt: skip
+QUERIES = {
+    "capital": "{s} capital", "continent": "{s} continent", "symbol": "{s} symbol",
+    "atomic_number": "{s} atomic number", "launched": "{s} launched",
 }  # fmt: skip
 
 
@@ -63,12 +82,13 @@ SOLUTIONS = {
     "continent": "It is in {a}.",
     "symbol": "It is {a}.",
     "atomic_number": "It is {a}.",
+    "launched": "It is {a}.",
 }
 
 
 def in_conversations(subject: str, relation: str) -> bool:
-    """True for the four facts in five that training conversations may state."""
-    return zlib.crc32(f"{subject}|{relation}".encode()) % 5 != 0
+    """True for what training conversations may state: four facts in five, and every other ship."""
+    return zlib.crc32(f"{subject}|{relation}".encode()) % (2 if relation == "launched" else 5) != 0
 
 
 def read_facts(path: str, relations: Sequence[str], min_pages: int = 5) -> list[dict]:
@@ -84,32 +104,43 @@ def examples(
     split: str,
     facts: str,
     pages_only: bool = False,
-    relations: Sequence[str] = tuple(WORDINGS),
+    relations: Sequence[str] = tuple(relation for relation in WORDINGS if relation != "launched"),
+    manner: str = "closed",
+    min_pages: int = 5,
     count: int = 500,
     seed: int = 0,
 ) -> Iterator[dict]:
     """Train: facts of the conversations in the trained wordings. Test: those, or with `pages_only` the others, in new
-    wordings.
+    wordings. Manner: closed (from memory) or search, the same facts. `seen` is in how many pages a fact stands.
     """
+    if manner not in MANNERS:
+        raise ValueError(f"facts: manner is one of {', '.join(MANNERS)}, not {manner}")
     if pages_only and split == "train":
         raise ValueError(
             "facts: pages_only facts are for the test split; training on them would spoil what they measure"
         )
     rng = random.Random(f"facts {split} {seed}")
     rows = [
-        row for row in read_facts(facts, relations) if in_conversations(row["subject"], row["relation"]) != pages_only
+        row for row in read_facts(facts, relations, min_pages) if in_conversations(row["subject"], row["relation"]) != pages_only
     ]
     rng.shuffle(rows)
+    ending = random.Random(f"facts {manner} {seed}")
     for i in range(count):
         if split == "test" and i >= len(rows):
             return
         row = rows[i % len(rows)]
         question = rng.choice(WORDINGS[row["relation"]][split]).format(s=row["subject"])
-        yield {
+        question += ending.choice(MANNERS[manner][split])
+        example = {
             "prompt": [{"role": "user", "content": question}],
             "answer": row["answer"],
             "solution": SOLUTIONS[row["relation"]].format(a=row["answer"]),
+            "seen": row["pages"],
         }
+        if manner == "search":
+            query = QUERIES[row["relation"]].format(s=row["subject"])
+            example["calls"] = [{"name": "search", "arguments": {"query": query}}]
+        yield example
 
 
 def normalise(text: str) -> list[str]:
