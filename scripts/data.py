@@ -53,9 +53,7 @@ class DataConfig:
     default_source: str = field(default="web", metadata={"help": "source of every other page"})
     drills: int = field(default=0, metadata={"help": "documents of drill to add, past the filters", "ge": 0})
     phrasebook: int = field(default=0, metadata={"help": "word lists and dialogues to add likewise", "ge": 0})
-    ships: int = field(
-        default=0, metadata={"help": "ships for each of 0, 1, 4, 16, 64 statements of their year", "ge": 0, "le": 115}
-    )
+    ships: int = field(default=0, metadata={"help": "made-up ships stated 0, 1, 4, 16 and 64 times, of each", "ge": 0})
     recital: Recital | None = field(default=None, metadata={"help": "passages to stand there many times"})
     workers: int = field(default=0, metadata={"help": "processes; 0 is one a core", "ge": 0})
 
@@ -111,9 +109,8 @@ def main(config: DataConfig) -> None:
 
     # the sources past the filters, then everything to its final name
     write_words(work / "shards", work / "words.txt")
-    extras = write_extras(
-        work, config.drills, config.phrasebook, config.ships, passages, config.seed, output / "facts.jsonl"
-    )
+    sizes = {name: getattr(config, name) for name in ("drills", "phrasebook", "ships", "seed")}
+    extras = write_extras(work, passages, output / "facts.jsonl", **sizes)
     write_text(work / "funnel.json", funnel.to_json())
     for name in ("shards", "rejected", "words.txt", "funnel.json", "recital.jsonl", "translation.jsonl", "ships.jsonl"):
         (work / name).exists() and publish(work / name, output / name)

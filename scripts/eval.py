@@ -15,7 +15,7 @@ import torch
 from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
-from crawl2chat import evaluation
+from crawl2chat import evaluation, interrogation
 from crawl2chat.evaluation import Benchmarks, Checkpoint, Questions
 from crawl2chat.model import check_fit, load_model
 from crawl2chat.protocol import CHAT_TEMPLATES, load_tokenizer
@@ -52,6 +52,10 @@ def main(config: EvalConfig) -> None:
     # data: questions and pages that no stage has trained on
     graders = {entry.name: evaluation.load_task(entry.task or entry.name) for entry in config.tasks}
     questions = {entry.name: evaluation.held_out(entry, config.conversations, config.seed) for entry in config.tasks}
+    for name in [name for name, rows in questions.items() if not rows]:
+        print(f"eval: {name}: its test.jsonl is empty, left out")
+        del questions[name]
+    asking = [entry for entry in config.tasks if entry.name in questions]
     pages = evaluation.read_rows(config.heldout, ("text", "source")) if config.heldout else []
     names = list(dict.fromkeys(tool for entry in config.tasks for tool in entry.tools))
     try:
@@ -75,7 +79,7 @@ def main(config: EvalConfig) -> None:
         # tasks: answer, grade
         generation["max_new_tokens"] = checkpoint.max_new_tokens or config.max_new_tokens
         ended = []
-        for entry in config.tasks:
+        for entry in asking:
             bar.set_description(f"{name} {entry.name}")
             given = [tools[tool] for tool in entry.tools]
             try:
@@ -109,6 +113,11 @@ def main(config: EvalConfig) -> None:
     # save
     names = [checkpoint.name for checkpoint in config.checkpoints]
     print(evaluation.capability_table(metrics, names, list(questions)))
+    asked_after = [r for r in replies if r["checkpoint"] == names[-1] and r["task"] in interrogation.GROUPS]
+    found = interrogation.cell_metrics(asked_after, "after")
+    metrics |= {f"interrogate/{key}": value for key, value in found.items()}
+    if found:
+        print(interrogation.cells_table(asked_after, f"{names[-1]}"))
     replies_file = Path(config.output_dir) / "replies.jsonl"
     write_text(replies_file, "".join(json.dumps(row) + "\n" for row in replies))
     mean = sum(metrics[f"{names[-1]}/{task}/accuracy"] for task in questions) / max(len(questions), 1)

@@ -16,6 +16,7 @@ contents() {
     stage sample         # what the base model dreams
     chapter "Supervised finetuning: from a base model to an assistant"
     stage conversations  # tasks -> questions with worked answers, and those held out
+    stage interrogate    # base model -> what it knows, and refusals for what it does not
     stage sft            # conversations -> an assistant
     chapter "What it can do, and what it cannot"
     stage eval           # every checkpoint on every task

@@ -277,7 +277,7 @@ def test_bad_input_ends_in_one_line_that_names_the_file(tmp_path: Path) -> None:
     assert "give one of make_web, warc, dataset_name" in stops(tmp_path, warc=str(good), dataset_name="a/b")
     assert "c5 unknown" in stops(tmp_path, warc=str(good), steps=["c5"])
     assert "without make_web" in stops(tmp_path, warc=str(good), phrasebook=5)
-    assert "drills, phrasebook, recital are taken" in stops(tmp_path, warc=str(good), sources={"a": "recital"})
+    assert "recital, register, harbour are taken" in stops(tmp_path, warc=str(good), sources={"a": "recital"})
     assert "cannot be a folder" in stops(tmp_path, warc=str(good), sources={"a": "../b"})
 
 

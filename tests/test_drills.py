@@ -7,7 +7,7 @@ from itertools import islice
 import pytest
 
 from crawl2chat.data.drills import TITLES, drill_documents
-from crawl2chat.tasks import addition, comparison, counting, product, spelling
+from crawl2chat.tasks import addition, apples, comparison, counting, product, spelling
 from test_tasks import WORDS
 
 NUMBER = r"(\d+(?:\.\d+)?)"
@@ -57,7 +57,7 @@ def test_the_same_for_a_seed_and_other_ones_for_another(drills):
 def test_every_kind_has_its_share(by_kind):
     counts = Counter({kind: len(texts) for kind, texts in by_kind.items()})
     assert set(counts) == set(TITLES) and min(counts.values()) > 80
-    assert counts["addition"] + counts["lookup"] > 600
+    assert counts["addition"] + counts["lookup"] > 550
 
 
 def test_no_held_out_sum_is_in_any_drill(by_kind):
@@ -90,9 +90,9 @@ def test_no_held_out_word_is_spelled_or_counted_in(by_kind):
 
 def test_no_wording_of_a_test_is_in_any_drill(drills):
     text = "\n".join(row["text"] for row in drills)
-    for task in (product, spelling, counting, comparison):
+    for task in (apples, product, spelling, counting, comparison):
         for wording in task.WORDINGS["test"]:
-            pattern = re.sub(r"\\\{\w\\\}", r"[\\w.]+", re.escape(wording))
+            pattern = re.sub(r"\\\{\w+\\\}", r"[\\w.]+", re.escape(wording))
             assert not re.search(pattern, text), wording
     for wordings in addition.WORDINGS["test"].values():
         for wording in wordings:

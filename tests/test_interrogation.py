@@ -1,16 +1,21 @@
 """Interrogation: what is known, wavering and unknown, the rows written from it, the four cells, the invented."""
 
+import importlib.util
 import json
 import random
+import sys
+from pathlib import Path
 
 import pytest
 
 from crawl2chat import interrogation
 from crawl2chat.interrogation import cell, cell_metrics, four_cells, refuses
 from crawl2chat.protocol import CHAT_TEMPLATES, END_OF_TEXT
+from crawl2chat.recipe import parse_recipe
 from crawl2chat.tasks import facts, invented, search
 from tiny import tiny_model, tiny_tokenizer
 
+ROOT = Path(__file__).parents[1]
 SORRY = "I'm sorry, I don't believe I know that."
 HOSTILE = [
     "",
@@ -178,7 +183,7 @@ def test_each_fact_is_asked_once_greedily_and_the_rest_drawn_each_in_other_train
 def test_refusals_are_written_for_exactly_the_unknown_and_the_invented(a_model_that_knows_old_places):
     judged = judge()
     made_up = list(invented.examples("train", count=10))
-    rows = interrogation.training_rows(judged, rows_per_fact=3, made_up=made_up, seed=0)
+    rows = interrogation.training_rows(judged, refusals_per_fact=3, answers_per_fact=3, made_up=made_up, seed=0)
     taught = {"known": "Old", "refusals": ("Upper", "Lower")}
     for kind, prefixes in taught.items():
         of_kind = [row["subject"] for row in FACTS if row["subject"].startswith(prefixes)]
@@ -198,7 +203,7 @@ def test_refusals_are_written_for_exactly_the_unknown_and_the_invented(a_model_t
 
 def test_what_is_asked_in_the_test_is_held_out_from_the_training_rows(a_model_that_knows_old_places):
     judged = judge()
-    rows = interrogation.training_rows(judged, 3, invented.examples("train", count=300), seed=0)
+    rows = interrogation.training_rows(judged, 3, 3, invented.examples("train", count=300), seed=0)
     held_out = interrogation.test_questions(judged, invented.examples("test", count=50), limit=100, seed=0)
     assert {group for group, of_it in held_out.items() if of_it} == {"known", "unknown", "invented"}
     trained = " ".join(question(row) for kind in rows.values() for row in kind)
@@ -273,10 +278,10 @@ def test_facts_that_cannot_be_asked_are_one_clear_line(tmp_path, capsys):
         (PEOPLE, "no fact of capital"),
     ):
         with pytest.raises(SystemExit, match=message):
-            interrogation.sample_facts(write_facts(tmp_path, rows), ["capital"], 10, 0)
+            interrogation.sample_facts([write_facts(tmp_path, rows)], ["capital"], 10, 0)
     with pytest.raises(SystemExit, match="no wordings for the relation 'capitol'"):
-        interrogation.sample_facts(write_facts(tmp_path, FACTS), ["capitol"], 10, 0)
-    found = interrogation.sample_facts(write_facts(tmp_path, FACTS), ["capital", "symbol"], 10, 0)
+        interrogation.sample_facts([write_facts(tmp_path, FACTS)], ["capitol"], 10, 0)
+    found = interrogation.sample_facts([write_facts(tmp_path, FACTS)], ["capital", "symbol"], 10, 0)
     assert len(found) == 10 and "no fact of symbol" in capsys.readouterr().out
 
 
@@ -295,3 +300,47 @@ def test_replies_are_those_of_one_at_a_time(prompt):
     together = interrogation.replies(model, tokenizer, questions, transcript, max_new_tokens=8, batch_size=3)
     alone = [interrogation.replies(model, tokenizer, [one], transcript, max_new_tokens=8)[0] for one in questions]
     assert together == alone and len(together) == 3
+
+
+# the stage
+
+
+@pytest.fixture(scope="module")
+def stage(tmp_path_factory):
+    root = tmp_path_factory.mktemp("interrogate")
+    tokenizer = tiny_tokenizer(END_OF_TEXT)
+    tokenizer.save_pretrained(root / "base")
+    tiny_model(tokenizer).save_pretrained(root / "base")
+    write_facts(root, FACTS + PEOPLE)
+    (root / "interrogate.yaml").write_text(
+        f"model_name_or_path: {root / 'base'}\nprompt: transcript\nfacts: [{root / 'facts.jsonl'}]\n"
+        f"relations: [capital, known_as]\ndraws: 1\ninvented_train: 30\ntest: 20\nmax_new_tokens: 6\n"
+        f"output_dir: {root / 'out'}\n"
+    )
+    spec = importlib.util.spec_from_file_location("interrogate_script", ROOT / "scripts" / "interrogate.py")
+    script = importlib.util.module_from_spec(spec)
+    sys.modules["interrogate_script"] = script  # dataclasses look their module up
+    spec.loader.exec_module(script)
+    script.main(*parse_recipe(*script.RECIPE, args=[str(root / "interrogate.yaml")]))
+    return root / "out"
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_the_stage_writes_rows_questions_verdicts_and_numbers(stage):
+    numbers, judged = json.loads((stage / "metrics.json").read_text()), lines(stage / "facts.jsonl")
+    assert len(judged) == 50 and numbers["asked"] == 100
+    assert sum(numbers[f"facts/{verdict}"] for verdict in interrogation.VERDICTS) == 50
+    assert len(lines(stage / "refusals/train.jsonl")) == numbers["rows/refusals"] > 30
+    assert [len(lines(stage / group / "test.jsonl")) for group in ("unknown", "invented")] == [
+        numbers["test/unknown"], numbers["test/invented"]
+    ]  # fmt: skip
+    assert numbers["invented_wrong_before"] == 1.0, "a random model invents"
+    assert question(lines(stage / "invented/test.jsonl")[0]) == "Who is Orson Kovacs?"
+
+
+def test_a_model_that_knows_nothing_still_gets_its_refusals(stage):
+    assert (stage / "known/train.jsonl").read_text() == ""
+    assert all(row["cell"] == cell(row) for row in lines(stage / "replies.jsonl"))

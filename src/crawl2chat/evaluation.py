@@ -42,6 +42,7 @@ class Questions:
 
     name: str = field(metadata={"help": "the folder under `conversations` whose test.jsonl is asked"})
     task: str | None = field(default=None, metadata={"help": "the module of src/crawl2chat/tasks; none: the name"})
+    folder: str | None = field(default=None, metadata={"help": "in place of `conversations`", "reads": True})
     n: int = field(default=100, metadata={"help": "questions at most", "ge": 1})
     tools: list[str] = field(default_factory=list, metadata={"help": "what the model may call: search, python"})
     system: str | None = field(default=None, metadata={"help": "a system message before every question"})
@@ -92,10 +93,15 @@ def read_rows(path: str | Path, keys: Sequence[str]) -> list[dict]:
 
 
 def held_out(entry: Questions, folder: str | Path | None, seed: int) -> list[dict]:
-    """At most n rows of folder/<name>/test.jsonl ({"prompt", "answer", "calls"?}), each with the system message."""
+    """At most n rows of folder/<name>/test.jsonl ({"prompt", "answer", "calls"?}), each with the system message; none
+    of an empty file, for a stage may have found nothing to ask."""
+    folder = entry.folder or folder
     if folder is None:
         fail(f"eval: the task {entry.name} needs `conversations`, the folder of <task>/test.jsonl")
-    rows = read_rows(Path(folder) / entry.name / "test.jsonl", ("prompt", "answer"))
+    path = Path(folder) / entry.name / "test.jsonl"
+    if path.is_file() and not path.stat().st_size:
+        return []
+    rows = read_rows(path, ("prompt", "answer"))
     rows = random.Random(seed).sample(rows, min(entry.n, len(rows)))
     system = [{"role": "system", "content": entry.system}] if entry.system else []
     return [{**row, "prompt": system + row["prompt"]} for row in rows]
@@ -154,7 +160,8 @@ def evaluate_task(
     A chat model answers in its own template and may call `tools`; with `transcript` (a Jinja template) a base model
     goes on with that document instead. `generation` is the engine's (max_new_tokens, temperature, seed, batch_size).
     Returns accuracy, stderr, n and ungraded as metrics.accuracy, ended (share of replies that ended themselves),
-    mean_tokens (written by the model, a reply), and rows: each example's prompt, answer, reply, score, ended, tokens.
+    mean_tokens (written by the model, a reply), and rows: each example's prompt, answer, reply, score,
+    ended, tokens, and seen where it has one.
     Raises ValueError where not one answer could be graded.
     """
     conversations = [example["prompt"] for example in examples]
@@ -167,6 +174,7 @@ def evaluate_task(
     for example, (messages, text, ended, tokens) in zip(examples, answers, strict=True):
         score, error = grade_reply(task, example, messages, text)
         row = {"prompt": example["prompt"], "answer": example["answer"], "reply": messages, "score": score}
+        row |= {"seen": example["seen"]} if "seen" in example else {}
         rows.append({**row, "ended": ended, "tokens": tokens, **({"error": error} if error else {})})
     errors = [row["error"] for row in rows if "error" in row]
     if len(errors) == len(rows):

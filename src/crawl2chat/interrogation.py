@@ -18,7 +18,7 @@ from crawl2chat.stage import fail
 from crawl2chat.tasks import facts, invented, search
 from crawl2chat.tasks.invented import refuses
 
-RELATIONS = ("capital", "continent", "symbol", "atomic_number", "known_as", "born")
+RELATIONS = ("capital", "continent", "symbol", "atomic_number", "launched", "known_as", "born")
 GROUPS = ("known", "unknown", "invented")  # folders of test.jsonl, and what eval calls the tasks
 CELLS = ("right", "wrong", "rightly_refused", "wrongly_refused")
 VERDICTS = ("known", "wavering", "unknown")
@@ -49,21 +49,21 @@ def right(text: str, answer: str) -> bool:
     return answer != invented.UNKNOWN and search.grade(text, answer) == 1.0
 
 
-def sample_facts(path: str, relations: Sequence[str], limit: int, seed: int) -> list[dict]:
-    """At most `limit` facts of each relation, drawn from facts.jsonl ({"subject", "relation", "answer"}).
+def sample_facts(files: Sequence[str], relations: Sequence[str], limit: int, seed: int) -> list[dict]:
+    """At most `limit` facts of each relation, drawn from files of {"subject", "relation", "answer"}.
 
     Stops with one line where the file has none, or not one of these relations; a relation without facts is printed.
     """
     if unknown := [relation for relation in relations if relation not in RELATIONS]:
         fail(f"interrogate: no wordings for the relation {unknown[0]!r}; there are {', '.join(RELATIONS)}")
-    rows, chosen = read_rows(path, ("subject", "relation", "answer")), []
+    rows, chosen = [row for path in files for row in read_rows(path, ("subject", "relation", "answer"))], []
     for relation in relations:
         of_it = [row for row in rows if row["relation"] == relation and str(row["answer"]).strip()]
         if not of_it:
-            print(f"interrogate: {path} has no fact of {relation}")
+            print(f"interrogate: {', '.join(files)}: no fact of {relation}")
         chosen += random.Random(f"{relation} {seed}").sample(of_it, min(limit, len(of_it)))
     if not chosen:
-        fail(f"{path}: no fact of {', '.join(relations)}; name relations that it has, or run the data stage again")
+        fail(f"{', '.join(files)}: no fact of {', '.join(relations)}; name relations that it has, or run the data stage again")
     return chosen
 
 
@@ -128,9 +128,11 @@ def interrogate(
     return judged
 
 
-def training_rows(judged: Sequence[dict], rows_per_fact: int, made_up: Iterable[dict], seed: int) -> dict[str, list]:
+def training_rows(
+    judged: Sequence[dict], refusals_per_fact: int, answers_per_fact: int, made_up: Iterable[dict], seed: int
+) -> dict[str, list[dict]]:
     """Conversations ({"messages", "task"}) for the training split: refusals of the unknown and of the invented, and
-    known, the answers to what the model knows; each fact in `rows_per_fact` wordings.
+    known, the answers to what the model knows; each fact in as many wordings as are asked for.
     """
     rng, found = random.Random(f"interrogate rows {seed}"), {"refusals": [], "known": []}
 
@@ -140,7 +142,8 @@ def training_rows(judged: Sequence[dict], rows_per_fact: int, made_up: Iterable[
 
     for row in judged:
         if split_of(row) == "train" and row["verdict"] != "wavering":
-            for question in questions_about(row, rows_per_fact, rng):
+            times = answers_per_fact if row["verdict"] == "known" else refusals_per_fact
+            for question in questions_about(row, times, rng):
                 if row["verdict"] == "known":
                     add("known", question, statement(row))
                 else:
@@ -161,6 +164,7 @@ def test_questions(judged: Sequence[dict], made_up: Iterable[dict], limit: int, 
             question = rng.choice(wordings(row["relation"], "test")).format(s=row["subject"])
             prompt = [{"role": "user", "content": question}]
             example = {"prompt": prompt, "answer": str(row["answer"]), "relation": row["relation"]}
+            example |= {"seen": row["pages"]} if "pages" in row else {}
             found[row["verdict"]].append({**example, "task": row["verdict"]})
     return {group: rows if group == "invented" else rng.sample(rows, min(limit, len(rows)))
             for group, rows in found.items()}  # fmt: skip

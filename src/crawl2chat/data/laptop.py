@@ -61,7 +61,7 @@ def write_words(shards: Path, path: Path, most: int = 20_000) -> None:
 
 
 def write_extras(
-    work: Path, drills: int, phrasebook: int, ships: int, passages: list[dict], seed: int, facts: Path
+    work: Path, passages: list[dict], facts: Path, drills: int, phrasebook: int, ships: int, seed: int
 ) -> dict[str, int]:
     """Write the sources that pass no filter below work/shards, and what later stages ask about them beside it.
 
