@@ -16,6 +16,7 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from crawl2chat import interrogation
+from crawl2chat.endpoint import Endpoint
 from crawl2chat.evaluation import PROMPTS
 from crawl2chat.model import check_fit, load_model
 from crawl2chat.protocol import CHAT_TEMPLATES, load_tokenizer
@@ -41,6 +42,7 @@ class InterrogateConfig:
     temperature: float = field(default=0.7, metadata={"help": "of the drawn replies", "gt": 0})
     known_at_least: float = field(default=0.6, metadata={"help": "share of right replies", "gt": 0, "le": 1})
     unknown_at_most: float = field(default=0.2, metadata={"help": "share of right replies", "ge": 0, "lt": 1})
+    judge: Endpoint | None = field(default=None, metadata={"help": "a model that judges; none: the normalised match"})
     refusals_per_fact: int = field(default=2, metadata={"help": "wordings an unknown fact is refused in", "ge": 1})
     answers_per_fact: int = field(default=6, metadata={"help": "wordings a known fact is answered in", "ge": 1})
     invented_train: int = field(default=1500, metadata={"help": "refusals about what does not exist", "ge": 0})
@@ -77,11 +79,12 @@ def main(config: InterrogateConfig) -> None:
     # ask every fact several times, and judge
     generation = {key: getattr(config, key) for key in ("max_new_tokens", "batch_size", "seed")} | {"progress": True}
     ways = {key: getattr(config, key) for key in ("draws", "temperature", "known_at_least", "unknown_at_most")}
+    output = Path(config.output_dir)
+    ways |= {"judge": config.judge, "cache": output / "judged.jsonl"}
     try:
         judged = interrogation.interrogate(model, tokenizer, rows, transcript, **ways, **generation)
     except ValueError as error:  # a question that does not fit the model
         fail(f"interrogate: {config.model_name_or_path}: {error}")
-    output = Path(config.output_dir)
 
     def save(name: str, lines: list[dict]) -> None:
         write_text(output / name, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))

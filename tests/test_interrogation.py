@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from crawl2chat import interrogation
+from crawl2chat.endpoint import Endpoint
 from crawl2chat.interrogation import cell, cell_metrics, four_cells, refuses
 from crawl2chat.protocol import CHAT_TEMPLATES, END_OF_TEXT
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.tasks import facts, invented, search
+from endpoint_server import serving
 from tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -344,3 +346,40 @@ def test_the_stage_writes_rows_questions_verdicts_and_numbers(stage):
 def test_a_model_that_knows_nothing_still_gets_its_refusals(stage):
     assert (stage / "known/train.jsonl").read_text() == ""
     assert all(row["cell"] == cell(row) for row in lines(stage / "replies.jsonl"))
+
+
+# a judge model
+
+
+def judged_by(play, said, tmp_path):
+    with serving(play) as server:
+        endpoint = Endpoint(base_url=server.url, model="judge", retries=0)
+        return interrogation.judged_right(said, endpoint, tmp_path / "judged.jsonl"), server
+
+
+SAID = [
+    ("What is the capital of France?", "Paris", "That would be the city of light, Paris of course!"),
+    ("What is the capital of France?", "Paris", "Lyon."),
+    ("What is the capital of France?", "Paris", SORRY),
+    ("What is the capital of France?", "Paris", ""),
+    ("What is the capital of France?", "Paris", "Lyon."),
+]
+
+
+def test_a_judge_model_decides_and_is_asked_once_for_the_same_reply_and_never_for_a_refusal(tmp_path):
+    verdicts, server = judged_by(lambda _, request: json.dumps({"right": "light" in str(request)}), SAID, tmp_path)
+    assert verdicts == [True, False, False, False, False]
+    assert len(server.requests) == 2
+
+
+def test_where_the_judge_talks_nonsense_the_match_decides_and_says_so(tmp_path, capsys):
+    said = [*SAID, ("What is the capital of Peru?", "Lima", "It is Lima.")]
+    verdicts, _ = judged_by(lambda *_: "I would rather not say.", said, tmp_path)
+    assert verdicts[-1] and not verdicts[1] and "the match decides" in capsys.readouterr().out
+
+
+def test_a_judge_that_is_down_ends_in_one_line(tmp_path):
+    endpoint = Endpoint(base_url="http://127.0.0.1:9/v1", model="judge", retries=0)
+    said = [("What is the capital of France?", "Paris", f"City {i}.") for i in range(40)]
+    with pytest.raises(SystemExit, match="127.0.0.1:9"):
+        interrogation.judged_right(said, endpoint, tmp_path / "judged.jsonl")
