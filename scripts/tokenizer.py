@@ -14,7 +14,7 @@ from pathlib import Path
 from crawl2chat import cl100k
 from crawl2chat.data.encoding import train_bpe
 from crawl2chat.data.shards import documents
-from crawl2chat.protocol import dress, ladder
+from crawl2chat.protocol import FAMILIES, dress, ladder
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
 
@@ -34,6 +34,10 @@ class TokenizerConfig:
     datasets: list[TextSource] = field(metadata={"help": "sources of text"})
     output_dir: str = field(metadata={"help": "where the tokenizer goes"})
     vocab_size: int = field(default=50_304, metadata={"help": "tokens in all, the protocol's included", "ge": 300})
+    chat_template: str = field(
+        default="chatml",
+        metadata={"help": "how turns are marked: chat_templates/<name>.jinja", "choices": [*FAMILIES]},
+    )
     model_max_length: int = field(default=1024, metadata={"help": "longest input the tokenizer announces", "gt": 0})
 
 
@@ -62,7 +66,7 @@ def main(config: TokenizerConfig) -> None:
         )
 
     # dress it for the libraries: end and padding tokens, chat template, response template
-    tokenizer = dress(tokenizer)
+    tokenizer = dress(tokenizer, family=config.chat_template)
     tokenizer.model_max_length = config.model_max_length
     tokenizer.save_pretrained(config.output_dir)
 

@@ -157,7 +157,7 @@ def test_the_command_shows_what_bears_loss(folder, tmp_path, form, command):
 @pytest.mark.parametrize(
     "conversation, message",
     [
-        ('[{"role": "human", "content": "x"}]', "role human is not a role"),
+        ('[{"role": "human", "content": "x"}]', "'human' is not a role"),
         ('{"text": "x"}', "no `messages`"),
         ("{cut", "not JSON"),
         ("nowhere.jsonl", "no such file"),

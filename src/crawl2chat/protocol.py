@@ -1,16 +1,19 @@
 """The protocol: its tokens, a tokenizer dressed for it, how a reply is read, what bears loss, what text weighs.
 
     python -m crawl2chat.protocol "some text" --tokenizer output/laptop/tokenizer --html tokens.html
-    python -m crawl2chat.protocol --conversation output/laptop/conversations/facts/train.jsonl
+    python -m crawl2chat.protocol --conversation output/laptop/conversations/facts --row 12 --html tokens.html
 
 prints the ladder (characters, bits, bytes, tokens) and writes the coloured token view; of a conversation it shows
-which tokens bear loss. How a conversation is written stands in chat_templates/chatml.jinja, how a reply is read back
-in chat_templates/chatml.response.json; this module only carries them to the tokenizer.
+which tokens bear loss. How a conversation is written stands in chat_templates/<family>.jinja, how a reply is read back
+in chat_templates/<family>.response.json; this module only carries them to the tokenizer.
 """
 
 import argparse
 import json
 import sys
+from collections import deque
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -24,6 +27,7 @@ END_OF_TEXT = "<|endoftext|>"
 PAD = "<|pad|>"
 IM_START = "<|im_start|>"
 IM_END = "<|im_end|>"
+START_HEADER, END_HEADER, EOT = "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"
 THINK_START, THINK_END = "<think>", "</think>"
 TOOL_CALL_START, TOOL_CALL_END = "<tool_call>", "</tool_call>"
 TOOL_RESPONSE_START, TOOL_RESPONSE_END = "<tool_response>", "</tool_response>"
@@ -37,37 +41,46 @@ MARKS = [THINK_START, THINK_END, TOOL_CALL_START, TOOL_CALL_END, TOOL_RESPONSE_S
 MARKS += [SEARCH_START, SEARCH_END]
 # every token of the protocol, in the order of its ids: 0, 1, 2, ...
 PROTOCOL_TOKENS = [END_OF_TEXT, PAD, IM_START, IM_END, *MARKS, *RESERVED]
+# how turns are marked: each family of chat templates, and what it calls the tokens that ChatML has or leaves reserved
+FAMILIES = {"chatml": {}, "llama3": {IM_START: START_HEADER, IM_END: EOT, RESERVED[0]: END_HEADER}}
 ROLES = ("system", "user", "assistant", "tool")
 
 CHAT_TEMPLATES = Path(__file__).resolve().parents[2] / "chat_templates"
 
 
-def dress(tokenizer: Tokenizer | PreTrainedTokenizerFast, eos_token: str = END_OF_TEXT) -> PreTrainedTokenizerFast:
+def dress(
+    tokenizer: Tokenizer | PreTrainedTokenizerFast, eos_token: str = END_OF_TEXT, family: str = "chatml"
+) -> PreTrainedTokenizerFast:
     """A tokenizer that speaks the protocol, made of a trained one that already holds PROTOCOL_TOKENS.
 
-    Sets which of them are special, `eos_token` (END_OF_TEXT for a base model, IM_END for a chat model), the padding
-    token, the chat template and the response template; all of it is saved and loaded with the tokenizer.
+    Sets which of them are special, `eos_token` (END_OF_TEXT for a base model, the token that closes a turn for a chat
+    model), the padding token, the chat template and the response template of `family`; all of it is saved and loaded
+    with the tokenizer. The tokens keep their ids, the family gives them their names: id 3 closes a turn in both.
     Raises ValueError for a tokenizer that lacks a protocol token.
     """
     backend = tokenizer if isinstance(tokenizer, Tokenizer) else tokenizer.backend_tokenizer
     lacking = [token for token in PROTOCOL_TOKENS if backend.token_to_id(token) is None]
     if lacking:
         raise ValueError(f"the tokenizer lacks {', '.join(lacking)}: train it with PROTOCOL_TOKENS")
-    # a BPE trainer makes every token it is given special; the marks must not be
+    names = FAMILIES[family]
+    special = [names.get(token, token) for token in SPECIAL_TOKENS]
     state = json.loads(backend.to_str())
+    state["model"]["vocab"] = {names.get(token, token): i for token, i in state["model"]["vocab"].items()}
+    # a BPE trainer makes every token it is given special; the marks must not be
     for token in state["added_tokens"]:
         if token["content"] in PROTOCOL_TOKENS:
             token["special"] = token["content"] in SPECIAL_TOKENS
+            token["content"] = names.get(token["content"], token["content"])
     dressed = PreTrainedTokenizerFast(
         tokenizer_object=Tokenizer.from_str(json.dumps(state)),
         eos_token=eos_token,
         pad_token=PAD,
-        additional_special_tokens=SPECIAL_TOKENS,
+        additional_special_tokens=special,
         clean_up_tokenization_spaces=False,
         model_input_names=["input_ids", "attention_mask"],
     )
-    dressed.chat_template = (CHAT_TEMPLATES / "chatml.jinja").read_text(encoding="utf-8")
-    dressed.response_template = json.loads((CHAT_TEMPLATES / "chatml.response.json").read_text(encoding="utf-8"))
+    dressed.chat_template = (CHAT_TEMPLATES / f"{family}.jinja").read_text(encoding="utf-8")
+    dressed.response_template = json.loads((CHAT_TEMPLATES / f"{family}.response.json").read_text(encoding="utf-8"))
     return dressed
 
 
@@ -92,10 +105,22 @@ def load_tokenizer(path: str | Path) -> PreTrainedTokenizerFast:
 
 
 def end_tokens(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Ids at which a turn ends: <|im_end|> and <|endoftext|> where the tokenizer has them, and its own end token."""
+    """Ids at which a turn ends: <|im_end|>, <|eot_id|> and <|endoftext|> where the tokenizer has them, and its own end
+    token."""
     vocabulary = tokenizer.get_vocab()
-    ids = {vocabulary[token] for token in (IM_END, END_OF_TEXT) if token in vocabulary}
+    ids = {vocabulary[token] for token in (IM_END, EOT, END_OF_TEXT) if token in vocabulary}
     return ids | ({tokenizer.eos_token_id} if tokenizer.eos_token_id is not None else set())
+
+
+def turn_end(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The token that closes the assistant's turn in the tokenizer's chat template: a chat model's end token.
+
+    Raises ValueError for a template that does not mark what the assistant writes.
+    """
+    ids, mask = loss_mask(tokenizer, [{"role": "user", "content": "-"}, {"role": "assistant", "content": "-"}])
+    if not any(mask):
+        raise ValueError("the chat template does not mark what the assistant writes: it needs a generation block")
+    return tokenizer.convert_ids_to_tokens([i for i, bears in zip(ids, mask, strict=True) if bears][-1])
 
 
 def loss_mask(
@@ -151,26 +176,57 @@ def _print_ladder(rungs: dict[str, int]) -> None:
             print(f"{name.replace('_', ' '):<14}{rungs[name]:>10,}{of}")
 
 
-def _conversation(source: str) -> tuple[list[dict], list | None]:
-    """Messages and tools from JSON, given as text or as a file's first row: messages, or a row with `messages`."""
-    where = source if not source.lstrip().startswith(("[", "{")) else "--conversation"
-    if where == source:
-        if not Path(source).is_file():
-            fail(f"{source}: no such file; give a JSON or JSONL file of conversations, or the JSON itself")
-        source = Path(source).read_text(encoding="utf-8")
-    try:
-        row = json.loads(source)
-    except ValueError:
+def _rows(source: str) -> Iterator[dict]:
+    """Rows of a JSON text, of a JSON file, of shards (a file or a folder of them), or of a dataset on the hub."""
+    from crawl2chat.data.shards import SUFFIXES, documents
+
+    path = Path(source)
+    if given := source.lstrip().startswith(("[", "{")):
+        text = source
+    elif path.is_file() and not source.endswith(SUFFIXES):
+        text = path.read_text(encoding="utf-8", errors="replace")
+    elif path.exists() or (source.count("/") == 1 and not source.endswith(SUFFIXES)):
         try:
-            row = json.loads(source.split("\n", 1)[0])
-        except ValueError as error:
-            fail(f"{where}: not JSON ({error}); give a row with messages")
-    if isinstance(row, list) and row and isinstance(row[0], dict) and "messages" in row[0]:
-        row = row[0]
-    row = {"messages": row} if isinstance(row, list) else row
-    if not isinstance(row, dict) or not isinstance(row.get("messages"), list) or not row["messages"]:
+            yield from documents(source, ("messages", "tools"))
+        except Exception as error:  # whatever the hub's client raises about a name, a network, a configuration
+            fail(f"{source}: cannot be read ({type(error).__name__}: {str(error)[:200]})")
+        return
+    else:
+        fail(f"{source}: no such file or folder; give rows with messages (JSON, JSONL, parquet), or the JSON itself")
+    try:
+        rows = json.loads(text)
+    except ValueError as error:
+        try:
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError:
+            fail(f"{'--conversation' if given else source}: not JSON ({error}); give a row with messages")
+    rows = rows if isinstance(rows, list) else [rows]
+    alone = all(isinstance(row, dict) and "role" in row for row in rows)
+    yield from [{"messages": rows}] if alone else rows
+
+
+def _conversation(source: str, number: int) -> tuple[list[dict], list | None, str]:
+    """Messages and tools of row `number` (from 1) of `source`, checked as SFT checks them, and where they stand."""
+    from crawl2chat.mixture import check_messages
+
+    where = "--conversation" if source.lstrip().startswith(("[", "{")) else source
+    if number < 1:
+        fail(f"--row {number}: rows are counted from 1")
+    last = deque(enumerate(islice(_rows(source), number), 1), maxlen=1)
+    count, row = last[0] if last else (0, None)
+    if count < number:
+        fail(f"{where}: row {number} was asked for and there {'is 1 row' if count == 1 else f'are {count} rows'}")
+    where = f"{where}: row {number}"
+    if not isinstance(row, dict) or row.get("messages") is None:
         fail(f"{where}: no `messages`; give [{{'role': 'user', 'content': ...}}, ...] or a row with messages")
-    return row["messages"], row.get("tools")
+    for key in ("messages", "tools"):  # tables keep nested lists as JSON
+        if isinstance(row.get(key), str) and row[key].strip():
+            try:
+                row[key] = json.loads(row[key])
+            except ValueError as error:
+                fail(f"{where}: `{key}` is no JSON ({error})")
+    check_messages(row["messages"], where)
+    return row["messages"], row.get("tools") or None, where
 
 
 def main() -> None:
@@ -179,7 +235,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m crawl2chat.protocol", description=__doc__.split("\n")[0])
     parser.add_argument("text", nargs="?", help="text to weigh; - reads it from standard input")
     parser.add_argument("--tokenizer", default="output/laptop/tokenizer", help="folder of a tokenizer")
-    parser.add_argument("--conversation", help="JSON, or a JSON or JSONL file (its first row): show what bears loss")
+    parser.add_argument(
+        "--conversation",
+        help="show what bears loss in it: JSON; a JSON, JSONL or parquet file; a folder of them; owner/set on the hub",
+    )
+    parser.add_argument("--row", type=int, default=1, help="which row of --conversation, counted from 1")
     parser.add_argument("--html", default="tokens.html", help="where the coloured token view is written")
     arguments = parser.parse_args()
     if (arguments.text is None) == (arguments.conversation is None):
@@ -188,11 +248,13 @@ def main() -> None:
     tokenizer = load_tokenizer(arguments.tokenizer)
     mask = None
     if arguments.conversation is not None:
-        messages, tools = _conversation(arguments.conversation)
+        messages, tools, where = _conversation(arguments.conversation, arguments.row)
         try:
             ids, mask = loss_mask(tokenizer, messages, tools)
         except Exception as error:  # whatever a template raises about the messages it is given
-            fail(f"--conversation: the chat template refuses it: {error}")
+            fail(f"{where}: the chat template refuses it: {error}")
+        described = f", {len(tools)} tools described" if tools else ""
+        print(f"{where}: {', '.join(message['role'] for message in messages)}{described}")
         text = tokenizer.decode(ids)
     else:
         text = sys.stdin.read() if arguments.text == "-" else arguments.text
