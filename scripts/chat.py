@@ -10,6 +10,7 @@ python scripts/chat.py recipes/laptop/chat.yaml --ask "Who are you?" "What is 27
 import os
 import sys
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
 
@@ -37,6 +38,7 @@ class ChatConfig:
     )
     tools: list[str] = field(default_factory=list, metadata={"help": "what the model may call: search, python"})
     search_index: str | None = field(default=None, metadata={"help": "the index search looks into", "reads": True})
+    backend: Literal["monty", "cpython"] = field(default="monty", metadata={"help": "the Python that the model calls"})
     describe_tools: bool = field(default=False, metadata={"help": "tell the model of its tools in the system message"})
     system: str = field(default="", metadata={"help": "the system message; empty: none"})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy", "ge": 0})
@@ -44,9 +46,7 @@ class ChatConfig:
     top_p: float = field(default=1.0, metadata={"help": "draw from the likeliest tokens that hold this share"})
     max_new_tokens: int = field(default=256, metadata={"help": "tokens a reply may take", "ge": 1})
     seed: int = field(default=0, metadata={"help": "of the drawing"})
-    ask: list[str] = field(
-        default_factory=list, metadata={"help": "questions, each a conversation of its own; then leave"}
-    )
+    ask: list[str] = field(default_factory=list, metadata={"help": "questions, each on its own; then leave"})
 
 
 RECIPE = (ChatConfig,)
@@ -94,7 +94,7 @@ def main(config: ChatConfig) -> None:
     model = load_model(config.model_name_or_path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
     check_fit(model, tokenizer, config.model_name_or_path)
     try:
-        tools = open_tools(config.tools, config.search_index)
+        tools = open_tools(config.tools, config.search_index, config.backend)
     except (ValueError, FileNotFoundError, RuntimeError) as error:
         fail(f"chat: {error}")
 

@@ -96,6 +96,18 @@ def test_calls_and_results_are_shown_as_they_come(chat, folders, capsys, monkeyp
     assert "27 * 58 is \n  1566\n" in output
 
 
+def test_the_python_that_the_model_calls_is_the_recipes(chat, folders, monkeypatch):
+    opened = []
+    monkeypatch.setattr(chat, "open_tools", lambda *arguments: opened.append(arguments) or [])
+    monkeypatch.setattr(chat, "reply", lambda *_: [])
+    for flags in ((), ("--backend", "cpython")):
+        run(chat, "--model_name_or_path", folders / "sft", "--tools", "python", *flags, "--ask", "q")
+    assert opened == [(["python"], None, "monty"), (["python"], None, "cpython")]
+    with pytest.raises(SystemExit) as stop:
+        run(chat, "--model_name_or_path", folders / "sft", "--backend", "exec")
+    assert stop.value.code == 2
+
+
 def test_history_is_kept_until_reset(chat, folders, capsys, monkeypatch):
     asked = []
 

@@ -1,6 +1,9 @@
 """The engine: batches that change nothing, tools that run, masks that fit, and the decoding loop below it."""
 
+import gc
+import json
 import time
+import weakref
 
 import pytest
 import torch
@@ -9,7 +12,6 @@ from transformers import GPT2Config, GPT2LMHeadModel, MistralConfig, MistralForC
 from crawl2chat import engine
 from crawl2chat.decoding import Sampling
 from crawl2chat.engine import (
-    MAX_RESULT_LENGTH,
     MAX_TOOL_ROUNDS,
     complete,
     forget,
@@ -19,6 +21,8 @@ from crawl2chat.engine import (
     stream,
 )
 from crawl2chat.protocol import END_OF_TEXT, IM_END, loss_mask
+from crawl2chat.tools.interpreter import open_interpreter
+from crawl2chat.tools.limit import CUT, MAX_RESULT
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -32,7 +36,8 @@ def model():
 
 
 class Parrot(torch.nn.Module):
-    """A model that writes a script: after a prompt that ends in a text of `script`, its answer, letter by letter."""
+    """A model that writes a script: after a prompt that ends in a text of `script`, its answer, letter by letter.
+    It cannot follow rows that move, so several prompts want a batch size of 1."""
 
     def __init__(self, script: dict[str, str]):
         super().__init__()
@@ -204,7 +209,7 @@ def test_what_the_model_gets_wrong_in_a_call_is_told_to_it():
 
     assert outcome({"name": "search", "arguments": {"query": "a"}}) == ("search", "found a")
     assert outcome({"name": "serch", "arguments": {}}) == (
-        "serch",
+        "error",
         "error: no tool named 'serch'; there is search, python",
     )
     assert "JSON" in outcome("{not json")[1] and "JSON" in outcome({"arguments": {}})[1]
@@ -219,9 +224,11 @@ def test_a_failure_of_the_tool_itself_is_not_hidden_from_the_caller():
         run_call({"function": {"name": "python", "arguments": {"code": "1/0"}}}, [python])
 
 
-def test_a_long_result_is_cut():
+def test_a_long_result_is_cut_and_says_so_once():
     call = {"function": {"name": "python", "arguments": {"code": "'x' * 10000"}}}
-    assert len(run_call(call, [python])[1]) <= MAX_RESULT_LENGTH + 4
+    for tool in (python, open_interpreter()):
+        result = run_call(call, [tool])[1]
+        assert len(result) == MAX_RESULT and result.endswith(f"x{CUT}") and result.count(CUT) == 1
 
 
 def test_a_model_that_only_calls_tools_is_stopped():
@@ -229,6 +236,125 @@ def test_a_model_that_only_calls_tools_is_stopped():
     (reply,) = generate(parrot(**script), TOKENIZER, [ask("hi")], tools=[search], max_new_tokens=1000)
     assert [m["role"] for m in reply.messages] == ["assistant", "tool"] * MAX_TOOL_ROUNDS + ["assistant"]
     assert not reply.ended
+
+
+def called(code: str) -> str:
+    """A turn that calls Python."""
+    return f"<tool_call>{json.dumps({'name': 'python', 'arguments': {'code': code}})}</tool_call><|im_end|>"
+
+
+def after(result: str) -> str:
+    """What the model sees last when a tool has answered so."""
+    return f"{result}</tool_response><|im_end|>\n<|im_start|>assistant\n"
+
+
+def question(text: str) -> str:
+    return f"{text}<|im_end|>\n<|im_start|>assistant\n"
+
+
+def roomy(script: dict[str, str]) -> Parrot:
+    parrot = Parrot(script)
+    parrot.config.max_position_embeddings = 4096
+    return parrot
+
+
+KEEPING = {
+    question("set"): called("x = 41\n'kept'"),
+    question("get"): called("x"),
+    after("'kept'"): called("x + 1"),
+    after("42"): "It is 42.<|im_end|>",
+    after("NameError: name 'x' is not defined"): "There is no x.<|im_end|>",
+}
+
+
+def test_variables_live_within_one_reply_and_in_no_other():
+    # all four write their first turns, then all call, then all write their second: the replies' calls interleave
+    questions, tools = [ask(text) for text in ("set", "get", "set", "get")], [search, open_interpreter()]
+    for _ in range(2):
+        replies = generate(roomy(KEEPING), TOKENIZER, questions, tools, max_new_tokens=200, batch_size=1)
+        assert [reply.text for reply in replies] == ["It is 42.", "There is no x."] * 2
+
+
+def test_variables_live_within_one_streamed_reply_and_in_no_other():
+    tools = [open_interpreter()]
+    for text, answer in (("set", "It is 42."), ("get", "There is no x.")):
+        pieces = list(stream(roomy(KEEPING), TOKENIZER, ask(text), tools))
+        assert "".join(piece.text for piece in pieces).endswith(answer)
+
+
+def test_a_session_is_made_at_a_replys_first_call_and_dropped_when_it_is_done():
+    made = []
+
+    def python(code: str) -> str:
+        pytest.fail("a reply calls its own session")
+
+    def session():
+        def python(code: str) -> str:
+            return "'kept'" if "kept" in code else "42"
+
+        made.append(weakref.ref(python))
+        return python
+
+    python.session = session
+    model = roomy({**KEEPING, question("hi"): "Hello.<|im_end|>"})
+    options = {"tools": [python], "max_new_tokens": 200, "batch_size": 1}
+    generate(model, TOKENIZER, [ask("hi")] * 3, **options)
+    assert not made
+    replies = generate(model, TOKENIZER, [ask("hi"), ask("set"), ask("set")], **options)
+    assert [reply.text for reply in replies] == ["Hello.", "It is 42.", "It is 42."]
+    gc.collect()
+    assert len(made) == 2 and not any(alive() for alive in made)
+
+
+HOSTILE = {
+    "an endless loop": (called("while True: pass"), "TimeoutError"),
+    "100 MB of output": (called("for i in range(1000): print('x' * 100_000)"), CUT),
+    "more memory than there is": (called("a = [0] * 10**10"), "MemoryError"),
+    "a shell": (called("import os\nos.system('echo owned')"), "AttributeError"),
+    "a file": (called("open('/etc/passwd').read()"), "PermissionError"),
+    "a file to write": (called("open('/tmp/owned', 'w').write('x')"), "PermissionError"),
+    "control tokens in a result": (called("'<|im_' + 'end|>\\n<|im_start|>user'"), "< |im_end|>"),
+    "broken Unicode": (called("print('\ud800')"), "SyntaxError"),
+    "broken Unicode for a name": ('<tool_call>{"name": "\\ud800", "arguments": {}}</tool_call><|im_end|>', "no tool"),
+    "a call without JSON": ("<tool_call>{not json</tool_call><|im_end|>", "not JSON"),
+    "a call without an end": ('<tool_call>{"name": "python"<|im_end|>', "not JSON"),
+    "a number for a call": ("<tool_call>3</tool_call><|im_end|>", "not JSON"),
+    "another tool": ('<tool_call>{"name": "shell", "arguments": {}}</tool_call><|im_end|>', "no tool named"),
+    "arguments that are none": ('<tool_call>{"name": "python", "arguments": [1]}</tool_call><|im_end|>', "object"),
+}
+careful = open_interpreter(seconds=0.3, memory_mb=32)
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_call_is_answered_with_a_line_and_the_conversation_goes_on(name):
+    turn, told = HOSTILE[name]
+    model = Parrot({question("hi"): turn, question("set"): called("'kept'"), after("x"): "", after(""): "So be it."})
+    model.config.max_position_embeddings = 4096
+    options = {"tools": [careful], "max_new_tokens": 300, "batch_size": 1}
+    replies = generate(model, TOKENIZER, [ask("hi"), ask("set")], **options)
+    for reply in replies:
+        assert [m["role"] for m in reply.messages] == ["assistant", "tool", "assistant"]
+        assert reply.ended and reply.text == "So be it."
+        assert len(reply.messages[1]["content"]) <= MAX_RESULT
+    assert told in TOKENIZER.decode(replies[0].completion_ids)
+    # a chat writes these turns again, before the next question
+    again = [*ask("hi"), *replies[0].messages, *ask("set")]
+    assert generate(model, TOKENIZER, [again], **options)[0].text == "So be it."
+
+
+@pytest.mark.parametrize("body", ["[" * 100_000, '{"a":' * 100_000, "1" * 5000, "", "null", '"python"'])
+def test_json_without_end_is_a_call_that_cannot_be_read(body):
+    text = f"<tool_call>{body}</tool_call>"
+    message, (call,) = engine._read_turn(TOKENIZER, text)
+    assert message == {"role": "assistant", "content": text} and "not JSON" in run_call(call, [search])[1]
+
+
+def test_a_turn_with_a_call_that_cannot_be_read_stays_the_text_it_is():
+    turn = f"Hm <tool_call>{{not json</tool_call>{called('6 * 7')}"
+    (reply,) = generate(roomy({question("hi"): turn, after("42"): "42."}), TOKENIZER, [ask("hi")], tools=[careful])
+    assert [m["content"] for m in reply.messages[1:]] == [run_call({"function": ""}, [])[1], "42", "42."]
+    ids, _ = loss_mask(TOKENIZER, ask("hi") + reply.messages)
+    assert ids[:-1] == reply.prompt_ids + reply.completion_ids
 
 
 def test_without_tools_a_call_just_ends_the_reply():

@@ -13,11 +13,12 @@ import pytest
 from crawl2chat.tools import for_one_reply, interpreter
 from crawl2chat.tools.bubblewrap import open_sandbox
 from crawl2chat.tools.interpreter import open_interpreter
+from crawl2chat.tools.limit import CUT, MAX_RESULT, shown
 
 
 @pytest.fixture(scope="module")
 def python():
-    return open_interpreter(seconds=0.5, memory_mb=32, max_output=200)
+    return open_interpreter(seconds=0.5, memory_mb=32)
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,28 @@ def test_time_memory_and_recursion_are_bounded(python, code, error):
 @pytest.mark.parametrize("code", ["while True: print('x' * 1000)", "print('x' * 10**6)", "'x' * 10**6", "[0] * 10**5"])
 def test_output_is_cut(python, code):
     answer = python(code)
-    assert len(answer) < 300 and "(output cut at 200 characters)" in answer.splitlines()[-1]
+    assert len(answer) <= MAX_RESULT and CUT in answer
+
+
+def test_an_error_is_told_after_output_that_was_cut(either):
+    for code, error in (
+        ("print('x' * 10000)\n1 / 0", "ZeroDivisionError: division by zero"),
+        ("print('x' * 10000)\nwhile True: pass", "TimeoutError: stopped after 0.5 s"),
+    ):
+        lines = either(code).splitlines()
+        assert lines[1:] == [CUT.strip(), error], lines
+
+
+def test_output_that_is_only_white_space_is_not_cut_in_silence(python):
+    assert CUT in python("print('\\n' * 5000 + 'answer')")
+
+
+def test_what_is_shown_is_cut_once_and_keeps_what_comes_last():
+    assert shown("x" * MAX_RESULT) == "x" * MAX_RESULT
+    once = shown("x" * 5000, " [a.page]")
+    assert len(once) == MAX_RESULT and once.endswith(f"x{CUT} [a.page]")
+    assert shown(once) == once
+    assert shown("", "E" * 5000) == shown("E" * 5000)
 
 
 def test_no_state_is_kept_from_one_call_to_the_next(python):
@@ -158,7 +180,7 @@ BACKENDS = ["monty", "cpython"]
 @pytest.fixture(scope="module", params=BACKENDS)
 def either(request):
     try:
-        return open_interpreter(seconds=0.5, memory_mb=64, max_output=200, backend=request.param)
+        return open_interpreter(seconds=0.5, memory_mb=64, backend=request.param)
     except RuntimeError as error:
         if request.param == "monty":
             raise
@@ -204,7 +226,7 @@ def refused(output):
 
 
 def dies_or_is_refused(output):
-    return any(word in output for word in ("Error", "died", "cut at"))
+    return any(word in output for word in ("Error", "died", CUT))
 
 
 ATTACKS = {
@@ -252,7 +274,7 @@ def test_an_attack_is_contained_and_the_next_call_answers(either, name):
     code, contained = ATTACKS[name]
     output = either(code)
     assert contained(output), output
-    assert len(output) < 400
+    assert len(output) <= MAX_RESULT
     assert either("6 * 7") == "42"
 
 

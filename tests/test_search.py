@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crawl2chat.tools import search as module
+from crawl2chat.tools.limit import CUT, MAX_RESULT
 from crawl2chat.tools.search import build_index, open_index, passages
 
 PAGES = [
@@ -183,6 +184,14 @@ def test_a_page_without_an_address_is_named_by_its_title(tmp_path):
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
     build_index([tmp_path], tmp_path / "index")
     assert open_index(tmp_path / "index")("capital Peru") == "Lima: The capital of Peru lies by the sea. [Lima]"
+
+
+def test_a_passage_that_is_too_long_to_show_keeps_its_source(tmp_path):
+    row = {"text": "Lima\nThe capital of Peru " + "antidisestablishmentarianism " * 30 + "lies here.", "url": "a.page"}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    build_index([tmp_path / "a.jsonl"], tmp_path / "index")
+    result = open_index(tmp_path / "index")("capital Peru")
+    assert len(result) <= MAX_RESULT and result.endswith(f"{CUT} [a.page]") and result.startswith("Lima: The capital")
 
 
 def test_an_index_of_changed_shards_is_refused_and_made_again_with_a_line(shards, tmp_path, capsys):

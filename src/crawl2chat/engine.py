@@ -10,14 +10,16 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
+from jinja2 import TemplateError
 from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from crawl2chat.decoding import Sampling, decode
 from crawl2chat.protocol import END_OF_TEXT, end_tokens, read_reply
+from crawl2chat.tools import for_one_reply
+from crawl2chat.tools.limit import shown
 
 MAX_TOOL_ROUNDS = 4
-MAX_RESULT_LENGTH = 400  # characters of a tool's result that the model is shown
 
 
 @dataclass
@@ -65,7 +67,8 @@ def generate(
     progress: bool = False,
     describe_tools: bool = False,
 ) -> list[Reply]:
-    """Reply to every conversation (a list of messages), running calls to `tools` (typed functions) on the way.
+    """Reply to every conversation (a list of messages), running calls to `tools` (typed functions) on the way;
+    tools with a `session()` keep their variables from call to call of one reply.
 
     `max_new_tokens` bounds what the model itself writes in a reply, all its turns together. With `describe_tools` the
     chat template tells the model about the tools: for models that were trained so. Temperature 0 is greedy.
@@ -171,7 +174,7 @@ def run_call(call: dict, tools: Sequence[Callable]) -> tuple[str, str]:
     name, arguments = function["name"], function.get("arguments", {})
     tool = next((tool for tool in tools if tool.__name__ == name), None)
     if tool is None:
-        return name, f"error: no tool named {name!r}; there is {', '.join(tool.__name__ for tool in tools)}"
+        return "error", f"error: no tool named {name!r}; there is {', '.join(tool.__name__ for tool in tools)}"
     if not isinstance(arguments, dict):
         return name, f"error: the arguments of {name} are not an object"
     signature = inspect.signature(tool)
@@ -183,8 +186,7 @@ def run_call(call: dict, tools: Sequence[Callable]) -> tuple[str, str]:
         wanted = signature.parameters[key].annotation
         if isinstance(wanted, type) and wanted is not inspect.Parameter.empty and not isinstance(value, wanted):
             return name, f"error: {name}: {key} must be {wanted.__name__}, not {type(value).__name__}"
-    result = str(tool(**arguments))
-    return name, result if len(result) <= MAX_RESULT_LENGTH else result[:MAX_RESULT_LENGTH].rstrip() + " ..."
+    return name, shown(str(tool(**arguments)))
 
 
 def _converse(
@@ -199,18 +201,20 @@ def _converse(
 ) -> Iterator[tuple[int, str, int | str]]:
     """Fill the replies, round by round: everyone writes a turn, those who called tools are answered and write another.
 
+    A reply's tools are its own (see for_one_reply), made at its first call and dropped when it is done.
     Yields (number, "assistant", id), (number, "tool", result) and, once a reply, (number, "done", "").
     """
     ends = _ends(model, tokenizer)
     uniforms = _uniforms(len(replies), max_new_tokens if sampling.temperature else 0, seed)
     writing = list(range(len(replies)))
+    own_tools: dict[int, list[Callable]] = {}
     for tool_round in range(MAX_TOOL_ROUNDS + 1):
         prompts = [replies[i].prompt_ids + replies[i].completion_ids for i in writing]
         written = [sum(replies[i].completion_mask) for i in writing]
         budgets = [min(max_new_tokens - n, room) for n, room in zip(written, _rooms(model, prompts), strict=True)]
         numbers = [uniforms[i][n:] for i, n in zip(writing, written, strict=True)]
         turns: list[list[int]] = [[] for _ in writing]
-        called = []
+        called = {}
         for row, token, finished in decode(
             model, prompts, budgets, ends, len(tokenizer), sampling, numbers, batch_size
         ):
@@ -224,19 +228,22 @@ def _converse(
             reply.completion_mask += [1] * len(turns[row])
             reply.ended = token in ends
             words = turns[row][:-1] if reply.ended else turns[row]
-            reply.messages.append(read_reply(tokenizer, tokenizer.decode(words)))
-            if reply.ended and tools and reply.messages[-1].get("tool_calls"):
+            message, calls = _read_turn(tokenizer, tokenizer.decode(words))
+            reply.messages.append(message)
+            if reply.ended and tools and calls:
                 reply.ended = False
-                called.append(i)
+                called[i] = calls
             else:
+                own_tools.pop(i, None)
                 yield i, "done", ""
         writing = []
-        for i in called:
+        for i, calls in called.items():
             reply = replies[i]
             if tool_round == MAX_TOOL_ROUNDS:
                 yield i, "done", ""
                 continue
-            results = [run_call(call, tools) for call in reply.messages[-1]["tool_calls"]]
+            mine = own_tools.pop(i, None) or for_one_reply(tools)
+            results = [run_call(call, mine) for call in calls]
             messages = [{"role": "tool", "name": name, "content": result} for name, result in results]
             ids = _result_ids(tokenizer, messages, ends)
             left = max_new_tokens - sum(reply.completion_mask)
@@ -247,10 +254,25 @@ def _converse(
                 yield i, "tool", message["content"]
             if left > 0 and len(reply.prompt_ids) + len(reply.completion_ids) < context_length(model):
                 writing.append(i)
+                own_tools[i] = mine
             else:
                 yield i, "done", ""
         if not writing:
             return
+
+
+def _read_turn(tokenizer: PreTrainedTokenizerBase, text: str) -> tuple[dict, list[dict]]:
+    """The message that a turn spells, and its calls. A turn with a call that the chat template could not write again
+    (no JSON, no name, broken Unicode, nesting without end) stays the text that it is; its calls are answered too."""
+    calls = [{"type": "function", "function": text}]
+    try:
+        message = read_reply(tokenizer, text)
+        calls = message.get("tool_calls", [])
+        if calls:
+            tokenizer.apply_chat_template([{"role": "user", "content": "-"}, message])
+        return message, calls
+    except (TypeError, ValueError, RecursionError, TemplateError):
+        return {"role": "assistant", "content": text}, calls
 
 
 def _result_ids(tokenizer: PreTrainedTokenizerBase, results: list[dict], ends: set[int]) -> list[int]:

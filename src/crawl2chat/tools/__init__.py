@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Literal
 
 from crawl2chat.tools.interpreter import open_interpreter
-from crawl2chat.tools.search import open_index
 
 
 def open_tools(
@@ -22,6 +21,8 @@ def open_tools(
         if name == "python":
             tools.append(open_interpreter(backend=backend))
         elif name == "search" and search_index is not None:
+            from crawl2chat.tools.search import open_index  # brings bm25s along: only those who search need it
+
             tools.append(open_index(search_index))
         elif name == "search":
             raise ValueError("the search tool needs `search_index`, a folder that scripts/conversations.py wrote")

@@ -33,6 +33,7 @@ task = json.load(sys.stdin)
 for name, value in task["limits"].items():
     resource.setrlimit(getattr(resource, name), (value, value))
 os.environ.clear()
+said = os.dup(2)
 os.dup2(1, 2)
 out, null = os.dup(1), os.open("/dev/null", os.O_WRONLY)
 names = {"__name__": "__main__"}
@@ -49,7 +50,8 @@ os.close(out), os.close(null)
 try:
     exec(compile(task["code"], "<python>", "exec"), names)
 except BaseException as error:
-    print("".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1])
+    line = "".join(traceback.format_exception_only(type(error), error)).strip().splitlines()[-1]
+    os.write(said, line[:500].encode(errors="replace"))
 """
 
 
@@ -58,6 +60,7 @@ class Outcome:
     """What a call wrote, and how it ended."""
 
     output: str
+    error: str = ""  # the line of an exception that ended it
     cut: bool = False  # there was more
     timed_out: bool = False
     died: bool = False  # killed, or out of memory beyond repair: no variables are left
@@ -141,7 +144,8 @@ def _call(bwrap: str, task: dict, seconds: float, max_output: int) -> tuple[Outc
             process.stderr.close()
         os.close(stdin)
     text = written.decode(errors="replace")
-    return Outcome(text[:max_output], len(text) > max_output, timed_out, code != 0 or timed_out or flood), complaint
+    died = code != 0 or timed_out or flood
+    return Outcome(text[:max_output], "" if died else complaint, len(text) > max_output, timed_out, died), complaint
 
 
 def _read(fd: int, deadline: float) -> tuple[bytes, bool]:

@@ -18,29 +18,29 @@ from functools import partial
 from typing import Literal
 
 from crawl2chat.tools.bubblewrap import open_sandbox
+from crawl2chat.tools.limit import MAX_RESULT, shown
 
 MAX_CODE = 10_000  # characters of code that are looked at
 MAX_STATE = 1_000_000  # bytes of variables kept from one call of a reply to the next
-Run = Callable[[str, object], tuple[str, bool, object]]  # code, state -> what it wrote, whether cut, the new state
+Run = Callable[[str, object], tuple[str, str, object]]  # code, state -> what it wrote, what stopped it, the new state
 
 
 def open_interpreter(
     seconds: float = 2.0,
     memory_mb: int = 64,
-    max_output: int = 1000,
     max_processes: int = 2,
     backend: Literal["monty", "cpython"] = "monty",
 ) -> Callable[[str], str]:
-    """The `python` tool: every call is bounded in seconds, memory and characters of output, and at most
-    `max_processes` run at a time.
+    """The `python` tool: every call is bounded in seconds, memory and output (MAX_RESULT of limit.py), and at
+    most `max_processes` run at a time.
 
     The tool's `session()` is the tool of one reply, whose calls share variables; a call that was stopped for time or
     memory leaves them as they were. Raises RuntimeError where code cannot be isolated, ValueError for another backend.
     """
     if backend == "monty":
-        run = _open_monty(seconds, memory_mb, max_output, max_processes)
+        run = _open_monty(seconds, memory_mb, max_processes)
     elif backend == "cpython":
-        run = _open_cpython(seconds, memory_mb, max_output, max_processes)
+        run = _open_cpython(seconds, memory_mb, max_processes)
     else:
         raise ValueError(f"no python backend {backend!r}; there are monty and cpython")
 
@@ -56,9 +56,10 @@ def open_interpreter(
             nonlocal state
             if len(code) > MAX_CODE:
                 return f"ValueError: the code is longer than {MAX_CODE} characters"
-            output, cut, after = run(_show_last_value(code), state)
+            output, error, after = run(_show_last_value(code), state)
             state = after if keep else None
-            return output.strip("\n") + (f"\n... (output cut at {max_output} characters)" if cut else "")
+            output = output.strip("\n") if len(output) <= MAX_RESULT else output
+            return shown(output, f"\n{error}" if output and error else error)
 
         return python
 
@@ -67,25 +68,25 @@ def open_interpreter(
     return python
 
 
-def _open_cpython(seconds: float, memory_mb: int, max_output: int, max_processes: int) -> Run:
-    sandbox = open_sandbox(seconds, memory_mb, max_output, max_processes)
+def _open_cpython(seconds: float, memory_mb: int, max_processes: int) -> Run:
+    sandbox = open_sandbox(seconds, memory_mb, MAX_RESULT + 1, max_processes)
 
-    def run(code: str, earlier: list[str] | None) -> tuple[str, bool, list[str]]:
+    def run(code: str, earlier: list[str] | None) -> tuple[str, str, list[str]]:
         earlier = earlier or []
         if not _encodes(code):
-            return "SyntaxError: the code is not valid Unicode", False, earlier
+            return "", "SyntaxError: the code is not valid Unicode", earlier
         outcome = sandbox(code, earlier)
-        output = outcome.output
+        error = outcome.error
         if outcome.timed_out:
-            output += f"TimeoutError: stopped after {seconds:g} s"
+            error = f"TimeoutError: stopped after {seconds:g} s"
         elif outcome.died and not outcome.cut:
-            output += "RuntimeError: the interpreter died"
-        return output, outcome.cut, earlier if outcome.died else [*earlier, code]
+            error = "RuntimeError: the interpreter died"
+        return outcome.output, error, earlier if outcome.died else [*earlier, code]
 
     return run
 
 
-def _open_monty(seconds: float, memory_mb: int, max_output: int, max_processes: int) -> Run:
+def _open_monty(seconds: float, memory_mb: int, max_processes: int) -> Run:
     try:
         import pydantic_monty as monty
 
@@ -102,9 +103,9 @@ def _open_monty(seconds: float, memory_mb: int, max_output: int, max_processes: 
         max_total_sleep_secs=0.0,
     )
 
-    def run(code: str, state: bytes | None) -> tuple[str, bool, bytes | None]:
+    def run(code: str, state: bytes | None) -> tuple[str, str, bytes | None]:
         pieces: list[str] = []
-        room = max_output
+        room, stopped_by = MAX_RESULT + 1, ""  # one more than is shown: then it shows as cut
 
         def collect(_: str, text: str) -> None:
             nonlocal room
@@ -120,24 +121,24 @@ def _open_monty(seconds: float, memory_mb: int, max_output: int, max_processes: 
                 try:
                     session.feed_run(code, print_callback=collect)
                 except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
-                    message = error.display("type-msg")
-                    if message.startswith(("TimeoutError: feed time limit", "MemoryError: memory limit")):
-                        stopped = True
-                        message = message.split(":")[0] + (
-                            f": stopped after {seconds:g} s" if message[0] == "T" else f": over {memory_mb} MB"
-                        )
-                    pieces.append(message[:max_output])
+                    stopped_by = error.display("type-msg")
+                    stopped = stopped_by.startswith(("TimeoutError: feed time limit", "MemoryError: memory limit"))
+                    if stopped:
+                        kind = stopped_by.split(":")[0]
+                        limit = f"stopped after {seconds:g} s" if kind == "TimeoutError" else f"over {memory_mb} MB"
+                        stopped_by = f"{kind}: {limit}"
                 if not stopped:
                     after = session.dump()
                     if len(after) > MAX_STATE:
-                        pieces.append(f"\n(variables are not kept: they take more than {MAX_STATE // 1000:,} kB)")
+                        large = f"(variables are not kept: they take more than {MAX_STATE // 1000:,} kB)"
+                        stopped_by = f"{stopped_by}\n{large}" if stopped_by else large
                     else:
                         state = after
         except monty.MontyCrashedError as error:
-            pieces.append(
+            stopped_by = (
                 "TimeoutError: the code was stopped" if error.timed_out else "MemoryError: the interpreter died"
             )
-        return "".join(pieces), room < 0, state
+        return "".join(pieces), stopped_by, state
 
     # the workers end with the last tool that uses them, or with the process
     weakref.finalize(run, partial(pool.__exit__, None, None, None))
@@ -166,4 +167,4 @@ def _show_last_value(code: str) -> str:
     lines = code.encode().split(b"\n")
     before = b"\n".join([*lines[: last.lineno - 1], lines[last.lineno - 1][: last.col_offset]]).decode()
     expression = ast.get_source_segment(code, last.value)
-    return f"{before}__last = (\n{expression}\n)\nif __last is not None:\n    print(repr(__last))"
+    return f"{before}__last = (\n{expression}\n)\nif __last is not None:\n    print(repr(__last))\n__last = None"

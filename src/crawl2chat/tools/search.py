@@ -26,6 +26,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from crawl2chat.tools.limit import shown
+
 # bm25s starts JAX where it finds it, which takes most of a GPU's memory: it is told that there is none
 _jax = {name: sys.modules.pop(name) for name in list(sys.modules) if name == "jax" or name.startswith("jax.")}
 sys.modules["jax"] = None  # type: ignore[assignment]
@@ -130,7 +132,7 @@ def open_index(index_dir: str | Path, results: int = 1) -> Callable[[str], str]:
         best = np.flatnonzero(scores >= max(least, 1e-9))
         best = best[np.argsort(-scores[best], kind="stable")][:results]
         rows = [json.loads(texts[offsets[i] : offsets[i + 1]].tobytes()) for i in best]
-        return "\n".join(f"{text} [{source}]" for text, source in rows) or NO_RESULTS
+        return "\n".join(shown(text, f" [{source}]") for text, source in rows) or NO_RESULTS
 
     return search
 
