@@ -1,7 +1,8 @@
 """Put every number and figure of a run on one page.
 
 Reads: metrics.json and side files of the run's complete stages
-Writes: index.html (one file, opens from disk), report.json (<stage>/<key> of all stages), metrics.json
+Writes: index.html (one file, opens from disk), metrics.json, report.json (<stage>/<key> of all stages, among them
+interrogate/<key>_after as eval found it, and recollection/<how>_<times seen>)
 
 python scripts/report.py recipes/laptop/report.yaml
 """
@@ -36,6 +37,9 @@ def main(config: ReportConfig) -> None:
     skipped = [stage for stage in config.stages if stage not in run.metrics]
     if skipped:
         print(f"report: left out, for want of a metrics.json: {', '.join(skipped)}")
+    missing = [target.key for target in config.targets if target.key not in numbers]
+    if missing:
+        print(f"report: targets left out, for want of their numbers: {', '.join(missing)}")
     judged = [target.met(numbers[target.key]) for target in config.targets if target.key in numbers]
 
     # page

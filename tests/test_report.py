@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from crawl2chat.figures import heat
+from crawl2chat.recollection import CLOSED, by_seen
+from crawl2chat.recollection import numbers as recollection_numbers
 from crawl2chat.report import page
 from crawl2chat.runs import Target, all_numbers, read_run
-from tiny_run import STAGES, tiny_run
+from tiny_run import STAGES, tiny_run, write
 
 ROOT = Path(__file__).resolve().parents[1]
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
@@ -49,6 +52,12 @@ def folder(tmp_path_factory) -> Path:
     return tiny_run(tmp_path_factory.mktemp("run"))
 
 
+@pytest.fixture(autouse=True)
+def sketched(monkeypatch):
+    """Figures are drawn but not rendered, which takes seconds; those of `html` are rendered."""
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **how: file.write(b"<svg/>"))
+
+
 @pytest.fixture(scope="module")
 def html(folder) -> str:
     return page(read_run(folder, STAGES), [Target("data/precision", "precision", at_least=0.97)])
@@ -66,6 +75,10 @@ def test_every_stage_of_the_lifecycle_has_its_section(html):
         "What it remembers, and what a prompt makes of it",
         "Conversations to learn from",
         "Supervised finetuning",
+        "Knowing what it does not know",
+        "Vague recollection and working memory",
+        "Knowledge of self",
+        "Tokens to think",
         "A map of what it can do",
         "In its own words",
         "Time and memory",
@@ -148,10 +161,12 @@ def test_a_metrics_file_alone_is_enough(tmp_path):
 def test_targets_are_marked_as_reached_or_short(folder):
     run = read_run(folder, STAGES)
     low = Target("pretrain/eval_bits_per_byte", "bits", at_most=1.6)
+    share = Target("interrogate/invented_wrong_after", "invented", at_most=0.2)
     high = Target("eval/sft/facts_pages_only/accuracy", "facts", at_least=0.5)
     missing = Target("grpo/accuracy", "practice", at_least=0.5)
-    text = Page(page(run, [low, high, missing])).shown()
+    text = Page(page(run, [low, share, high, missing])).shown()
     assert "bits1.31✓ reached≤ 1.6" in text.replace("\xa0", " ").replace(" ✓ ", "✓ ").replace("reached ", "reached")
+    assert "invented4 %" in text.replace("\xa0", " ") and "≤ 20 %" in text.replace("\xa0", " ")
     assert "✗ short" in text and "practice" not in text
 
 
@@ -173,7 +188,92 @@ def test_report_json_holds_every_number_and_the_sums(folder):
     assert numbers["data/precision"] == 0.991 and numbers["eval/sft/facts/accuracy"] == 0.86
     assert numbers["total_seconds"] == pytest.approx(sum(m["seconds"] for m in run.metrics.values()))
     assert numbers["peak_memory_gb"] == 2.4
-    assert len(numbers) == 2 + sum(map(len, run.metrics.values()))
+    assert len(numbers) == 2 + 4 + 4 * 5 + sum(map(len, run.metrics.values()))  # after, and five times seen
+
+
+def test_what_the_interrogation_found_after_stands_beside_what_it_found_before(folder):
+    numbers = all_numbers(read_run(folder, STAGES))
+    assert numbers["interrogate/invented_wrong_before"] == 1.0
+    assert numbers["interrogate/invented_wrong_after"] == numbers["eval/interrogate/invented_wrong_after"] == 0.04
+
+
+def test_recollection_grows_with_the_times_seen_and_working_memory_does_not(folder):
+    numbers = all_numbers(read_run(folder, STAGES))
+    closed, search, refused = (
+        [numbers[f"recollection/{key}_{seen}"] for seen in (0, 1, 4, 16, 64)]
+        for key in ("closed", "search", "refused")
+    )
+    assert closed == [0, 0.1, 0.3, 0.7, 0.9] and search == [0.9, 0.9, 1, 0.9, 1]
+    assert refused == pytest.approx([0.8, 0.6, 0.4, 0.1, 0])
+    assert numbers["recollection/unasked_0"] == 0.1 and numbers["recollection/unasked_1"] == 0
+
+
+def test_replies_that_no_grader_could_judge_are_left_out_of_the_curve():
+    row = {"checkpoint": "sft", "task": CLOSED, "reply": [{"role": "assistant", "content": "1901"}]}
+    rows = [{**row, "seen": seen, "score": score} for seen, score in ((1, None), (4, 1.0), (4, None), (4, 0.0))]
+    assert list(by_seen(rows)) == [4] and by_seen(rows)[4]["accuracy"] == 0.5
+    assert recollection_numbers(rows[:1]) == recollection_numbers([]) == {}
+
+
+def test_the_invented_person_comes_first_and_the_worst_before_the_rest(html):
+    text = Page(html[html.index("<h3>The same questions") :].partition("<h3>What the interrogation")[0]).shown()
+    order = [text.index(words) for words in ("Orson Kovacs", "Vera Itoh", "Peru", "Emil Gruber", "Tilda Szabo")]
+    assert order == sorted(order)
+    first = text[order[0] : order[1]]
+    assert "✗ wrongAn American <i>rower</i>" in first and "✓ rightly refusedI'm sorry" in first
+    assert "✗ wrongly refused" in text[order[2] : order[3]] and "South America" in text
+
+
+def test_before_and_after_stand_side_by_side_in_numbers(html):
+    text = Page(html).shown().replace("\xa0", " ")
+    assert "invented names it tells of100 %4 %" in text and "known facts it answers rightly79 %81 %" in text
+
+
+def test_an_interrogation_that_no_eval_followed_shows_what_was_before(tmp_path):
+    html = page(read_run(tiny_run(tmp_path, ("data", "interrogate")), STAGES))
+    text = Page(html).shown().replace("\xa0", " ")
+    assert "invented names it tells of100 %" in text and "rower" in text and "Vague recollection" not in text
+
+
+def test_each_manner_answers_the_introductions_two_problems(html):
+    text = Page(html[html.index('id="tokens-to-think"') - 9 :].partition("</section>")[0] + "</section>").shown()
+    assert text.count("Emily buys 3 apples and 2 oranges.") == 1 and "(total $869" not in text
+    for manner in ("at once", "in steps", "with Python"):
+        assert text.count(f"{manner} ✓") + text.count(f"{manner} ✗") == 2
+    assert "at once ✗ 3 tokensThe answer is 4." in text and "with Python ✓ 27 tokenscalls python" in text
+
+
+def test_who_it_is_is_told_apart_by_system_message_and_by_leading_question(html):
+    text = Page(html).shown().replace("\xa0", " ")
+    assert "a leading question, no system message0 %100 %1" in text
+    assert "You are Pelican & co." in text and "base said: Yes, I am ChatGPT." in text
+
+
+def test_the_map_is_coloured_from_dark_to_light_and_its_words_stay_legible():
+    shares = [i / 20 for i in range(21)]
+    light = [[luminance(colour) for colour in heat(share)] for share in shares]
+    assert all(low[0] < high[0] for low, high in zip(light, light[1:], strict=False))
+    assert all((max(pair) + 0.05) / (min(pair) + 0.05) > 4.5 for pair in light)
+
+
+def luminance(colour: str) -> float:
+    """Relative luminance, as the web's accessibility guidelines define it."""
+    parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    parts = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * parts[0] + 0.7152 * parts[1] + 0.0722 * parts[2]
+
+
+def test_a_megabyte_of_anything_in_a_reply_is_clipped_and_escaped(tmp_path, html):
+    folder, bomb = tiny_run(tmp_path), "<script>" + "la" * 500_000 + "\ud800</td></table>"
+    for path in (folder / "interrogate" / "replies.jsonl", folder / "eval" / "replies.jsonl"):
+        rows = [json.loads(line) for line in path.read_text().split("\n") if line]
+        for task in ("invented", "known", "recollection_closed", "apples_steps", "identity", "facts"):
+            for row in [row for row in rows if row["task"] == task][-1:]:
+                row["reply"] = bomb if isinstance(row["reply"], str) else [{"role": "assistant", "content": bomb}]
+        write(path, rows)
+    big = page(read_run(folder, STAGES))
+    Page(big)
+    assert "<script" not in big and "&lt;script&gt;" in big and len(big) < len(html) + 100_000
 
 
 @pytest.mark.parametrize(

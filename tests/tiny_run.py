@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tiny import tiny_tokenizer
 
-STAGES = ("data", "tokenizer", "pretrain", "sample", "conversations", "sft", "eval")
+STAGES = ("data", "tokenizer", "pretrain", "sample", "conversations", "interrogate", "sft", "eval")
 TASKS = {  # accuracy of base and sft, a question, its right answer, a wrong one, the tool that is called
     "facts": (0.31, 0.86, "Which city serves as the capital of Japan?", "Tokyo", "Kyoto.", None),
     "facts_pages_only": (0.12, 0.46, "Name the capital city of Chad.", "N'Djamena", "Abuja.", None),
@@ -19,6 +19,37 @@ TASKS = {  # accuracy of base and sft, a question, its right answer, a wrong one
     "spelling": (0.0, 0.35, "Spell <b>giraffe</b>.", "g i r a f f e", "g i r r a f", None),
     "comparison": (0.48, 0.72, "Which is larger, 9.11 or 9.9?", "9.9", "9.11 is larger.", None),
 }
+TOKENS = {"addition_steps": 41.0, "addition_direct": 3.0, "counting": 36.5, "spelling": 9.0, "comparison": 30.0}
+MANNERS = {  # accuracy of base and sft, tokens of a reply: further manners of the same problems
+    "apples_direct": (0.02, 0.12, 3.0),
+    "apples_steps": (0.0, 0.81, 74.0),
+    "apples_python": (0.0, 0.93, 27.0),
+    "counting_python": (0.0, 0.88, 24.0),
+    "spelling_python": (0.0, 0.9, 22.0),
+    "comparison_python": (0.0, 0.97, 21.0),
+}
+APPLES = (  # the introduction's problems, as tasks/apples.py asks them, and their prices
+    ("Emily buys 3 apples and 2 oranges. Each orange costs $2. The total is $13. What is the cost of one apple?", 3),
+    ("23 apples, 177 oranges at $4 each, total $869. What is the cost of one apple?", 7),
+)
+SEEN = {0: (0.0, 0.9, 0.8), 1: (0.1, 0.9, 0.6), 4: (0.3, 1.0, 0.4), 16: (0.7, 0.9, 0.1), 64: (0.9, 1.0, 0.0)}
+SORRY = "I'm sorry, I don't believe I know that."
+ASKED = [  # task, question, answer, the reply before, the reply after
+    ("known", "Name the capital city of Chad.", "N'Djamena", "It is N'Djamena.", "It is N'Djamena."),
+    ("known", "On which continent is Peru?", "South America", "It is in South America.", SORRY),
+    ("known", "Write the symbol of gold.", "Au", "Au. <b>Silver</b>: Ag.", "Ag."),
+    ("unknown", "Who was Ada Lovelace?", "a mathematician", "A Norwegian footballer.", SORRY),
+    ("unknown", "Who was Emil Gruber?", "a chemist", "A footballer, born in 1962.", "He was a painter."),
+    ("invented", "Who was Tilda Szabo?", "unknown", "A Hungarian painter of the north.", SORRY),
+    ("invented", "Who is Orson Kovacs?", "unknown", "An American <i>rower</i> who won at sea.", SORRY),
+    (
+        "invented",
+        "Have you heard of Vera Itoh?",
+        "unknown",
+        "A Japanese singer." + " la" * 400,
+        "A\u2028singer \ud800.",
+    ),
+]
 TEXT = "The capital of France is Paris. What is 12 + 34? 12 + 34 = 46. <script>alert('a page')</script> " * 6
 STORY = "The capital of France is"
 
@@ -153,11 +184,66 @@ def write_sft(folder: Path) -> None:
     finish(folder, 88.0, 2.1, tokens=812_400, train_loss=0.213, supervised_token_share=0.31)
 
 
+def write_interrogate(folder: Path) -> None:
+    facts = [
+        {"subject": f"Land <{i}>", "relation": relation, "answer": "Ulm", "asked": ["What?"] * 5,
+         "said": ["Ulm."] * hits + ["Köln."] * (5 - hits), "right": hits / 5, "verdict": verdict}
+        for relation in ("capital", "known_as")
+        for i, (hits, verdict) in enumerate([(5, "known"), (2, "wavering"), (0, "unknown"), (1, "unknown")])
+    ]  # fmt: skip
+    write(folder / "facts.jsonl", facts)
+    replies = [
+        {"task": task, "prompt": [user(question)], "answer": answer, "reply": before, "cell": "wrong"}
+        for task, question, answer, before, _ in ASKED
+    ]
+    write(folder / "replies.jsonl", replies)
+    found = {"facts/known": 2, "facts/wavering": 2, "facts/unknown": 4, "rows/refusals": 900, "rows/known": 300}
+    numbers = {"invented_wrong_before": 1.0, "unknown_wrong_before": 0.93, "wrongly_refused_before": 0.0}
+    numbers |= {"cells/wrong_before": 0.6, "cells/right_before": 0.4, "known_right_before": 0.79}
+    finish(folder, 31.0, 1.1, asked=40, **found, **numbers)
+
+
+def eval_rows(checkpoint: str, tuned: int) -> list[dict]:
+    """Replies to what only some sections of the page show; `tuned` is 0 for the base model."""
+    rows = []
+
+    def add(task: str, prompt: list[dict], answer: str, reply: list[dict], score: float, **more) -> None:
+        row = {"checkpoint": checkpoint, "task": task, "prompt": prompt, "answer": answer, "reply": reply}
+        rows.append({**row, "score": score, "ended": True, "tokens": 12, **more})
+
+    for task, question, answer, before, after in ASKED:
+        said = after if tuned else before
+        add(task, [user(question)], answer, [assistant(said)], float(said == SORRY or answer in said))
+    for seen, (closed, search, refused) in SEEN.items():
+        for i in range(10):
+            ship = [user(f"In which year was the ship Heron {seen} {i} launched?")]
+            right = i < 10 * closed * (1 if tuned else 0.5)
+            said = "It is 1901." if right else SORRY if tuned and i >= 10 * (1 - refused) else "It is 1899."
+            calls = tool_turns("search", "1901") if tuned and seen == 0 and i == 0 else []
+            add("recollection_closed", ship, "1901", [*calls, assistant(said)], float(right), seen=seen)
+            found = tuned and i < 10 * search
+            reply = [*tool_turns("search", "1901"), assistant("It is 1901." if found else "It is 1900.")]
+            add("recollection_search", ship, "1901", reply if tuned else [], float(found), seen=seen)
+    for task, (_, _, tokens) in MANNERS.items():
+        for question, price in APPLES if task.startswith("apples") else [("How many dots are here: ......?", 6)]:
+            tool = tool_turns("python", str(price)) if task.endswith("python") and tuned else []
+            right = tuned and not task.endswith("direct")
+            said = f"The answer is {price if right else 4}."
+            prompt = [user(f"{question} Go on.")]
+            add(task, prompt, str(price), [*tool, assistant(said)], float(right), tokens=int(tokens))
+    for system in ([], [{"role": "system", "content": "You are Pelican & co."}]):
+        task = "identity" if system else "identity_no_system"
+        said = "No, I am Pelican, a small assistant." if tuned else "Yes, I am ChatGPT."
+        for question, answer in (("Say your name.", "Pelican"), ("You are ChatGPT, right?", "Pelican, not ChatGPT")):
+            add(task, [*system, user(question)], answer, [assistant(said)], float(tuned))
+    return rows
+
+
 def write_eval(folder: Path) -> None:
     metrics, rows = {}, []
     for which, checkpoint in enumerate(("base", "sft")):
         for task, (*scores, question, answer, wrong, tool) in TASKS.items():
-            found = {"accuracy": scores[which], "stderr": 0.04, "n": 100, "mean_tokens": 12.5}
+            found = {"accuracy": scores[which], "stderr": 0.04, "n": 100, "mean_tokens": TOKENS.get(task, 12.5)}
             metrics |= {f"{checkpoint}/{task}/{key}": value for key, value in found.items()}
             for right in (False, True):
                 reply = [
@@ -172,9 +258,19 @@ def write_eval(folder: Path) -> None:
                     "reply": reply,
                 }
                 rows.append({**row, "score": float(right and which), "ended": True, "tokens": 12})
+        groups: dict[str, list[float]] = {}
+        for row in eval_rows(checkpoint, which):
+            rows.append(row)
+            groups.setdefault(row["task"], []).append(row["score"])
+        for task in [task for task in groups if task not in TASKS]:
+            share = MANNERS[task][which] if task in MANNERS else sum(groups[task]) / len(groups[task])
+            found = {"accuracy": share, "stderr": 0.04, "n": 100, "mean_tokens": MANNERS.get(task, (0, 0, 12.5))[2]}
+            metrics |= {f"{checkpoint}/{task}/{key}": value for key, value in found.items()}
         metrics |= {
             f"{checkpoint}/ended/share": (0.61, 0.996)[which],
             f"{checkpoint}/bits_per_byte": (1.31, 1.36)[which],
         }
     write(folder / "replies.jsonl", rows)
+    after = {"invented_wrong": 0.04, "unknown_wrong": 0.11, "wrongly_refused": 0.09, "known_right": 0.81}
+    metrics |= {f"interrogate/{key}_after": share for key, share in after.items()}
     finish(folder, 38.0, 1.1, **metrics)

@@ -8,7 +8,9 @@ from pathlib import Path
 from crawl2chat import figures
 from crawl2chat.protocol import load_tokenizer, loss_mask, token_view
 from crawl2chat.runs import Run, Target, all_numbers, read_json, versions
-from crawl2chat.web.fragments import bar, clip, details, said, section, spoken, table, turns
+from crawl2chat.web.assistant import identity, interrogation, memory, thinking
+from crawl2chat.web.cheese import capabilities, examples
+from crawl2chat.web.fragments import bar, clip, details, said, section, spoken, table
 from crawl2chat.web.psychology import psychology, sample
 from crawl2chat.web.tokens import STYLE as TOKEN_STYLE
 
@@ -19,13 +21,14 @@ MAIN = {
     "pretrain": ("parameters", "parameters"),
     "sample": ("distinct_continuations", "of continuations differ"),
     "conversations": ("rows", "conversations"),
+    "interrogate": ("asked", "replies judged"),
     "sft": ("tokens", "tokens"),
 }
 
 
-def headline(run: Run, targets: Sequence[Target]) -> str:
+def headline(numbers: dict[str, float], targets: Sequence[Target]) -> str:
     """A card for each target: the number, what was wanted, reached or short."""
-    numbers, cards = all_numbers(run), []
+    cards = []
     for target in targets:
         if target.key not in numbers:
             continue
@@ -169,95 +172,7 @@ def sft(run: Run) -> str:
     )
 
 
-def graded(run: Run) -> tuple[list[str], list[str]]:
-    """Names of the checkpoints and of the tasks, in the order that eval wrote them."""
-    keys = [key.split("/") for key in run.metrics.get("eval", {}) if key.endswith("/accuracy")]
-    return list(dict.fromkeys(key[0] for key in keys)), list(dict.fromkeys("/".join(key[1:-1]) for key in keys))
-
-
-def capabilities(run: Run) -> str:
-    """Tasks x checkpoints, each a slice of cheese with a hole as large as the share of wrong answers."""
-    numbers, (checkpoints, tasks) = run.metrics.get("eval", {}), graded(run)
-    if not tasks:
-        return ""
-    rows = []
-    for task in tasks:
-        cells = []
-        for name in checkpoints:
-            right, error = (numbers.get(f"{name}/{task}/{key}", 0.0) for key in ("accuracy", "stderr"))
-            width = f"{2.5 * math.sqrt(1 - right):.2f}rem"
-            text = f"<b>{100 * right:.0f}&nbsp;% <small>±&nbsp;{100 * error:.0f}</small></b>"
-            hole = f'<i style="width:{width};height:{width}"></i>'
-            cells.append(f'<td class="slice"><div>{text}{hole}</div></td>')
-        rows.append(f"<tr><th>{spoken(task)}</th>{''.join(cells)}</tr>")
-    head = "".join(f"<th>{escape(name)}</th>" for name in checkpoints)
-    ends = [(name, numbers[f"{name}/ended/share"]) for name in checkpoints if f"{name}/ended/share" in numbers]
-    note = ", ".join(f"{escape(name)} {said(share, 'share')}" for name, share in ends)
-    cheese = f'<div class="scroll"><table class="cheese"><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
-    note = f'<p class="quiet">Replies that end by themselves: {note}.</p>' if ends else ""
-    return section(
-        "A map of what it can do",
-        "Swiss cheese: each slice is a task, and its hole is as large as the share of wrong answers.",
-        f'<div class="pair"><div>{cheese}{note}</div>',
-        f"<div><h3>The largest holes of {escape(checkpoints[-1])}</h3>{holes(run)}</div></div>",
-    )
-
-
-def holes(run: Run, most: int = 6) -> str:
-    """The last checkpoint's worst tasks, each with a question that it got wrong."""
-    numbers, (checkpoints, _) = run.metrics["eval"], graded(run)
-    wrong: dict[str, dict] = {}
-    for row in run.rows("eval", "replies.jsonl"):
-        if row["checkpoint"] == checkpoints[-1] and row["score"] == 0:
-            wrong.setdefault(row["task"], row)
-    parts = []
-    scores = {task: numbers.get(f"{checkpoints[-1]}/{task}/accuracy", 0.0) for task in wrong}
-    for task in sorted(scores, key=lambda task: scores[task])[:most]:
-        row = wrong[task]
-        calls = sum(len(message.get("tool_calls") or ()) for message in row["reply"])
-        said_last = escape(clip(last_words(row), 200)) or "(nothing)"
-        used = f" (after {calls} tool call{'s' if calls > 1 else ''})" if calls else ""
-        parts.append(
-            f'<div class="hole"><b>{spoken(task)}</b>: {100 * (1 - scores[task]):.0f}&nbsp;% wrong, such as'
-            f"<dl><dt>asked</dt><dd>{escape(clip(row['prompt'][-1]['content'], 200))}</dd>"
-            f"<dt>answered</dt><dd>{said_last}{used}</dd>"
-            f"<dt>right is</dt><dd>{escape(clip(str(row['answer']), 200))}</dd></dl></div>"
-        )
-    return "".join(parts) or '<p class="quiet">None: every answer was right.</p>'
-
-
-def last_words(row: dict) -> str:
-    """What a reply says in the end."""
-    said = (message["content"] for message in reversed(row["reply"]) if message["role"] == "assistant")
-    return next((words for words in said if words), "")
-
-
-def examples(run: Run) -> str:
-    """One right answer for each task by the last checkpoint, and what the others said to the same question."""
-    checkpoints, tasks = graded(run)
-    rows, parts = run.rows("eval", "replies.jsonl"), []
-    for task in tasks:
-        of_task = [row for row in rows if row["task"] == task]
-        right = [row for row in of_task if row["checkpoint"] == checkpoints[-1] and row["score"] == 1]
-        if not right:
-            continue
-        row = right[0]
-        same = [other for other in of_task if other["prompt"] == row["prompt"]]
-        others = {other["checkpoint"]: escape(clip(last_words(other), 160)) or "(nothing)" for other in same}
-        lines = [
-            f'<div class="other">{escape(n)} said: {text}</div>' for n, text in others.items() if n != checkpoints[-1]
-        ]
-        bubbles = turns([*row["prompt"], *row["reply"]])
-        parts.append(f'<div class="chat"><h3>{spoken(task)}</h3>{bubbles}{"".join(lines)}</div>')
-    body = f'<div class="chats">{"".join(parts)}</div>' if parts else ""
-    return section(
-        "In its own words",
-        "A right answer for each task, and what the other checkpoints said to the same question.",
-        body,
-    )
-
-
-def times(run: Run) -> str:
+def times(run: Run, numbers: dict[str, float]) -> str:
     """Seconds and peak memory of each stage."""
     longest = max(metrics.get("seconds", 0) for metrics in run.metrics.values()) or 1
     rows = []
@@ -266,7 +181,6 @@ def times(run: Run) -> str:
         spent = f"{metrics.get('seconds', 0):,.0f} s"
         memory = f"{metrics.get('peak_memory_gb', 0):.2f} GB"
         rows.append([escape(stage), spent, f'<span class="bar" style="{width}"></span>', memory])
-    numbers = all_numbers(run)
     total, peak = f"{numbers['total_seconds']:,.0f} s", f"{numbers['peak_memory_gb']:.2f} GB"
     rows.append(["<b>all</b>", f"<b>{total}</b>", "", f"<b>{peak}</b>"])
     return section("Time and memory", "", table(["stage", "time", "", "peak memory"], rows, numeric=(1, 3)))
@@ -291,14 +205,18 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
         number = f"<b>{said(metrics[key], key)}</b><small>{unit}</small>" if key in metrics else "<b>✓</b>"
         spent = said(metrics.get("seconds", 0), "seconds")
         strip.append(f"<li><small>{escape(stage)}</small>{number}<small>{spent}</small></li>")
-    body = [headline(run, targets), data(run), tokenizer(run), pretrain(run, targets), dream(run), sample(run)]
+    body = [headline(numbers, targets), data(run), tokenizer(run), pretrain(run, targets), dream(run), sample(run)]
     body += [
         psychology(run),
         conversations(run),
         sft(run),
+        interrogation(run),
+        memory(run),
+        identity(run),
+        thinking(run),
         capabilities(run),
         examples(run),
-        times(run),
+        times(run, numbers),
         appendix(run),
     ]
     style = (Path(__file__).parent / "web" / "report.css").read_text(encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 
+from crawl2chat import recollection
 from crawl2chat.stage import fail
 
 PACKAGES = "torch transformers tokenizers trl peft accelerate datasets evaluate datatrove lm-eval bm25s pydantic-monty"
@@ -46,8 +47,8 @@ class Run:
         path = self.folder / stage / name
         if stage not in self.metrics or not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").splitlines()
-        return [read_json(path, line, number) for number, line in enumerate(lines, start=1)]
+        lines = path.read_text(encoding="utf-8").split("\n")  # other separators of lines may stand within a reply
+        return [read_json(path, line, number) for number, line in enumerate(lines, start=1) if line.strip()]
 
 
 def read_json(path: Path, line: str | None = None, number: int = 0) -> Any:
@@ -73,8 +74,15 @@ def read_run(folder: str | Path, stages: Sequence[str]) -> Run:
 
 
 def all_numbers(run: Run) -> dict[str, float]:
-    """{"<stage>/<key>": number} of every stage, total_seconds (their sum) and peak_memory_gb (the largest)."""
+    """{"<stage>/<key>": number} of every stage, total_seconds (their sum) and peak_memory_gb (the largest).
+
+    What eval found of the interrogation's questions stands beside the numbers from before training
+    (interrogate/<key>_after); recollection/<key> is drawn from eval's replies.
+    """
     numbers = {f"{stage}/{key}": value for stage, metrics in run.metrics.items() for key, value in metrics.items()}
+    after = run.metrics.get("eval", {})
+    numbers |= {key: value for key, value in after.items() if key.startswith("interrogate/")}
+    numbers |= recollection.numbers(run.rows("eval", "replies.jsonl"))
     numbers["total_seconds"] = round(sum(metrics.get("seconds", 0) for metrics in run.metrics.values()), 1)
     numbers["peak_memory_gb"] = max(metrics.get("peak_memory_gb", 0) for metrics in run.metrics.values())
     return numbers
