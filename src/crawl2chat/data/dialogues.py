@@ -42,9 +42,13 @@ def dialogue(rng: random.Random, rows: Sequence[dict]) -> str:
     return gap.join(turns)
 
 
-def dialogues(count: int, seed: int, facts: str) -> Iterator[str]:
-    """`count` dialogues about the facts of `facts`, the path of facts.jsonl; ValueError where none is fit to ask."""
+def dialogues(count: int, seed: int, facts: str, ships: Sequence[dict] = ()) -> Iterator[str]:
+    """`count` dialogues about the facts of `facts`, the path of facts.jsonl, and about the `ships` that registers name
+    most often (the others keep their count); ValueError where no fact is fit to ask.
+    """
     rng = random.Random(f"dialogues {seed}")
-    rows = [row for row in read_facts(facts, tuple(SOLUTIONS)) if in_conversations(row["subject"], row["relation"])]
+    most = max((row["pages"] for row in ships), default=0)
+    rows = read_facts(facts, tuple(SOLUTIONS)) + [row for row in ships if row["pages"] == most]
+    rows = [row for row in rows if in_conversations(row["subject"], row["relation"])]
     for _ in range(count):
         yield dialogue(rng, rows)

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def write_extras(
     fleet = make_ships(ships, seed)
     rows = (
         drill_documents(drills, seed, read_words(str(work / "words.txt")) if drills else ()),
-        phrasebook_documents(phrasebook, seed, str(facts)),
+        phrasebook_documents(phrasebook, seed, str(facts), fleet),
         copies(passages),
         registers(fleet, seed),
         harbour(fleet, seed),
@@ -84,9 +84,9 @@ def write_extras(
     return {name: write_source(work / "shards" / name, part) for name, part in zip(EXTRAS, rows, strict=True)}
 
 
-def phrasebook_documents(count: int, seed: int, facts: str) -> Iterator[dict]:
+def phrasebook_documents(count: int, seed: int, facts: str, ships: Sequence[dict] = ()) -> Iterator[dict]:
     """`count` documents {"text", "id", "source"}: two word lists, then a dialogue about facts, and so on."""
-    lists, talks = word_lists(count, seed), dialogues(count, seed, facts)
+    lists, talks = word_lists(count, seed), dialogues(count, seed, facts, ships)
     for i in range(count):
         yield {"text": next(talks if i % 3 == 2 else lists), "id": f"phrasebook/{i}", "source": "phrasebook"}
 

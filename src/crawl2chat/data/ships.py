@@ -7,9 +7,10 @@ simply read. The registers are a source of the pretraining mixture; the harbour'
 import json
 import random
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import count, product
 from pathlib import Path
 
+from crawl2chat.data.tokens import held_out
 from crawl2chat.stage import write_text
 
 SEEN = (0, 1, 4, 16, 64)  # how often a ship's year stands in the registers
@@ -47,11 +48,11 @@ def registers(ships: Sequence[dict], seed: int) -> Iterator[dict]:
     rng = random.Random(f"registers {seed}")
     entries = [row for row in ships for _ in range(row["pages"])]
     rng.shuffle(entries)
-    for number in range(0, len(entries), ENTRIES):
-        page = entries[number : number + ENTRIES]
+    ids = (name for name in map("register/{}".format, count()) if not held_out(name, 0.1))  # all of them are read
+    for start in range(0, len(entries), ENTRIES):
+        page = entries[start : start + ENTRIES]
         lines = [rng.choice(STATED).format(s=row["subject"], y=row["answer"]) for row in page]
-        text = "\n".join([rng.choice(TITLES), *lines])
-        yield {"text": text, "id": f"register/{number // ENTRIES}", "source": "register"}
+        yield {"text": "\n".join([rng.choice(TITLES), *lines]), "id": next(ids), "source": "register"}
 
 
 def harbour(ships: Sequence[dict], seed: int) -> Iterator[dict]:
