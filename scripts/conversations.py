@@ -1,6 +1,6 @@
 """Write the tasks' conversations for supervised finetuning, and the questions that are held out from it.
 
-Reads: facts.jsonl and shards of scripts/data.py
+Reads: facts.jsonl and shards of scripts/data.py; with `labelling`, a model behind an endpoint and its instructions
 Writes: <task>/train.jsonl ({"messages", "task"}), <task>/test.jsonl ({"prompt", "answer", ...}), metrics.json
 
 python scripts/conversations.py recipes/laptop/conversations.yaml
@@ -10,17 +10,18 @@ import importlib
 import inspect
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 from tqdm import tqdm
 
+from crawl2chat.labelling import Labelling, label
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
-from crawl2chat.tools.interpreter import open_interpreter
-from crawl2chat.tools.search import build_index, open_index
+from crawl2chat.tools import for_one_reply, open_tools
+from crawl2chat.tools.search import build_index
 
 
 @dataclass
@@ -43,6 +44,9 @@ class ConversationsConfig:
     search_pages: list[str] = field(
         default_factory=list, metadata={"help": "shards that search looks into", "reads": True}
     )
+    labelling: Labelling | None = field(
+        default=None, metadata={"help": "conversations that a model writes from the labelling instructions, judged"}
+    )
     seed: int = field(default=0, metadata={"help": "decides questions and wordings"})
 
 
@@ -58,9 +62,9 @@ def ask(task: ModuleType, entry: TaskRows, split: str, seed: int) -> Iterator[di
         fail(f"conversations: {entry.name}: {error}; check the knobs of task {entry.task}")
 
 
-def converse(example: dict, tools: dict) -> list[dict]:
-    """The whole conversation: the prompt, the tool calls with what the tools really answer, the solution."""
-    turns = list(example["prompt"])
+def converse(example: dict, tools: list[Callable[[str], str]]) -> list[dict]:
+    """The whole conversation: prompt, calls with what the tools answer (in a session of its own), solution."""
+    turns, tools = list(example["prompt"]), {tool.__name__: tool for tool in for_one_reply(tools)}
     for call in example.get("calls", []):
         turns.append({"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": call}]})
         turns.append({"role": "tool", "name": call["name"], "content": tools[call["name"]](**call["arguments"])})
@@ -68,13 +72,16 @@ def converse(example: dict, tools: dict) -> list[dict]:
 
 
 def main(config: ConversationsConfig) -> None:
+    names = [entry.name for entry in config.tasks] + ([config.labelling.name] if config.labelling else [])
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        fail(f"conversations: {twice[0]!r} names {names.count(twice[0])} folders; give each task a name of its own")
+
     # tools answer for real: a conversation whose results do not hold the answer teaches invention, so it is dropped
     output = Path(config.output_dir)
     try:
-        tools = {"python": open_interpreter()}
         if config.search_pages:
             build_index(config.search_pages, output / "index")
-            tools["search"] = open_index(output / "index")
+        tools = open_tools(["python", "search"] if config.search_pages else ["python"], output / "index")
     except (ValueError, OSError, RuntimeError) as error:
         fail(f"conversations: {error}")
 
@@ -92,7 +99,7 @@ def main(config: ConversationsConfig) -> None:
         # train
         lines = []
         for example in ask(task, entry, "train", config.seed):
-            if missing := {call["name"] for call in example.get("calls", [])} - set(tools):
+            if missing := {call["name"] for call in example.get("calls", [])} - {t.__name__ for t in tools}:
                 fail(f"conversations: {entry.name} calls {', '.join(missing)}: give the recipe `search_pages`")
             messages = converse(example, tools)
             results = [m["content"] for m in messages if m["role"] == "tool"]
@@ -119,12 +126,17 @@ def main(config: ConversationsConfig) -> None:
 
     for name, count in dropped.items():
         print(f"conversations: {name}: {count} rows dropped, the tool's result did not hold the answer")
+
+    # labelling, last: if the endpoint goes down, all of the above is there
+    labelled = label(config.labelling, output, config.seed) if config.labelling else {}
+    rows.update({config.labelling.name: labelled["labelling/kept"]} if config.labelling else {})
     finish(
         output,
         {
             "rows": sum(rows.values()),
             "dropped": sum(dropped.values()),
             **{f"rows/{name}": n for name, n in rows.items()},
+            **labelled,
         },
         read=f"{len(config.tasks)} tasks" + "".join(f", {path}" for path in config.search_pages),
         wrote=str(output),

@@ -31,6 +31,16 @@ class MixtureConfig:
     """What is trained on."""
 
     datasets: list[Part] = field(metadata={"help": "the mixture: path, fraction of its rows"})
+    deduplicate: bool = field(
+        default=False, metadata={"help": "drop conversations that say the same as an earlier one of the mixture"}
+    )
+    held_out: list[str] = field(
+        default_factory=list,
+        metadata={
+            "help": "questions of the evaluation (test.jsonl, or folders): rows that hold one go",
+            "reads": True,
+        },
+    )
 
 
 RECIPE = (MixtureConfig, SFTArguments, ModelConfig)
@@ -48,8 +58,9 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
     # dataset
     with training_args.main_process_first(desc="mixture"):
         train_dataset, counts = mix(
-            config.datasets, tokenizer, training_args.max_length, training_args.train_batch_size, training_args.seed
-        )
+            config.datasets, tokenizer, training_args.max_length, training_args.train_batch_size, training_args.seed,
+            repeats=not config.deduplicate, held_out=config.held_out,
+        )  # fmt: skip
     for line in counts.lines:
         print(f"sft: {line}")
 
@@ -95,6 +106,9 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
             "rows": counts.rows,
             "rows_truncated": counts.truncated,
             "rows_without_answer": counts.without_answer,
+            "rows_repeated": counts.repeated,
+            "rows_contaminated": counts.contaminated,
+            "packing_efficiency": counts.packed if training_args.packing else counts.padded,
             "tokens": counts.tokens,
             "supervised_token_share": share,
             "steps": trainer.state.global_step,

@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from crawl2chat.cleaning import decontaminate, deduplicate, measure, packing, read_questions, reasons, words
+from crawl2chat.cleaning import decontaminate, deduplicate, read_questions, reasons, words
+from crawl2chat.lengths import measure, packing
 from crawl2chat.protocol import loss_mask
 from tiny import tiny_tokenizer
 
@@ -127,10 +128,10 @@ def test_lengths_are_those_of_training_and_lost_answers_are_named():
     lengths = measure(rows, tokenizer, max_length=60)
     assert lengths.rows == [len(loss_mask(tokenizer, row["messages"])[0]) for row in rows]
     assert (lengths.truncated, lengths.answer_lost, lengths.answer_cut) == (2, 1, 1)
-    assert [len(lengths.roles[role]) for role in ("user", "assistant")] == [3, 3]
-    text = "\n".join(lengths.lines(batch_size=2))
+    assert lengths.supervised == [sum(loss_mask(tokenizer, row["messages"])[1]) for row in rows]
+    text = "\n".join(lengths.lines())
     assert "2 of 3 rows exceed max_length 60: 1 lose their whole answer, 1 more a part" in text
-    assert measure([], tokenizer, 60).lines(2)
+    assert measure([], tokenizer, 60).lines()
 
 
 def test_packing_shares_are_right():

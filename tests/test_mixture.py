@@ -1,5 +1,6 @@
 """The mixture: loss on the assistant's words alone, every loss of a row counted, shares as the recipe says."""
 
+import importlib
 import json
 import random
 from collections import Counter
@@ -124,8 +125,94 @@ def test_parts_are_mixed_and_not_one_after_another(tokenizer, rows_file):
     two = Part(rows_file([{"text": "Who are you?"}] * 40, "two.jsonl"), column="text")
     dataset, counts = mixed(tokenizer, one, two, batch_size=2)
     kinds = ["p" if row["labels"][1] != -100 else "c" for row in dataset]
-    assert len(kinds) == 80 and kinds.count("p") == 40 and len(counts.lines) == 2
+    assert (
+        len(kinds) == 80
+        and kinds.count("p") == 40
+        and ["40 of 40 rows" in line for line in counts.lines[:3]] == [True, True, False]
+    )
     assert {"p", "c"} == set(kinds[:40]) == set(kinds[40:])
+
+
+def asked(dataset, tokenizer) -> Counter:
+    """The users' words of each row that was kept."""
+    rows = [tokenizer.decode(row["input_ids"]) for row in dataset]
+    return Counter(row.partition("user\n")[2].partition(IM_END)[0] for row in rows)
+
+
+def test_what_says_the_same_stays_once_over_all_parts_and_a_share_counts_what_is_left(tokenizer, rows_file):
+    rows = [talk("Who are you?", "I am small."), talk("who are you", "I am small"), talk("Who are you?", "Paris.")]
+    one, two = Part(rows_file(rows, "one.jsonl"), fraction=2.0), Part(rows_file(rows[:1] * 3, "two.jsonl"))
+    dataset, counts = mix([one, two], tokenizer, 64, 4, 0, repeats=False)
+    assert counts.rows == len(dataset) == 4 and counts.repeated == 4
+    assert f"{one.path}: 1 of 3 rows dropped: same_words" in counts.lines
+    assert f"{two.path}: 3 of 3 rows dropped: same_words" in counts.lines
+    assert mix([one, two], tokenizer, 64, 4, 0)[1].rows == 9
+
+
+def test_pages_are_no_conversations_and_stay(tokenizer, rows_file):
+    page = Part(rows_file([{"text": "Who are you?"}] * 3), column="text")
+    assert mix([page], tokenizer, 64, 4, 0, repeats=False)[1].rows == 3
+
+
+def held_out(tmp_path, *questions: str) -> str:
+    (tmp_path / "held_out" / "task").mkdir(parents=True)
+    (tmp_path / "held_out" / "none").mkdir()
+    (tmp_path / "held_out" / "none" / "test.jsonl").touch()  # a task that holds nothing out
+    rows = [{"prompt": [{"role": "user", "content": question}], "answer": "x"} for question in questions]
+    (tmp_path / "held_out" / "task" / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(tmp_path / "held_out")
+
+
+def test_a_row_that_asks_a_held_out_question_is_dropped_and_counted(tokenizer, rows_file, tmp_path):
+    path = rows_file([talk("Who are you?", "I am small."), talk("What is 12 + 34?", "46")])
+    dataset, counts = mix([Part(path)], tokenizer, 64, 4, 0, held_out=[held_out(tmp_path, "what is 12 + 34")])
+    assert counts.contaminated == 1 and set(asked(dataset, tokenizer)) == {"Who are you?"}
+    assert counts.lines[:2] == [
+        f"{path}: 1 of 2 rows dropped: asks_the_question",
+        "1 held-out questions: 1 rows held one",
+    ]
+
+
+def test_a_folder_without_held_out_questions_is_one_line(tokenizer, rows_file, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SystemExit, match="^error: [^\n]*no test.jsonl below this folder[^\n]*$"):
+        mix([Part(rows_file([talk("a", "b")]))], tokenizer, 64, 4, 0, held_out=[str(tmp_path / "empty")])
+
+
+@pytest.mark.parametrize("task, knobs", [("addition", {"manner": "steps"}), ("apples", {}), ("comparison", {})])
+def test_a_drilled_family_stays_and_its_identical_questions_go(tokenizer, rows_file, tmp_path, task, knobs):
+    examples = importlib.import_module(f"crawl2chat.tasks.{task}").examples
+    drilled = [{"messages": [*e["prompt"], {"role": "assistant", "content": e["solution"]}]}
+               for e in examples("train", count=200, seed=0, **knobs)]  # fmt: skip
+    tested = [e["prompt"][-1]["content"] for e in examples("test", count=200, seed=0, **knobs)]
+    leaked = [talk(question, "It is two.") for question in tested[:7]]
+    counts = mix([Part(rows_file([*drilled, *leaked]))], tokenizer, 512, 4, 0, held_out=[held_out(tmp_path, *tested)])[
+        1
+    ]
+    assert counts.contaminated == 7 and counts.rows == 200
+
+
+def test_lengths_and_what_truncation_took_are_said(tokenizer, rows_file):
+    rows = [talk("Hi!", "Hello!"), talk("Who are you? " * 30, "Hello!"), talk("Hi!", "I am a small assistant. " * 30)]
+    _, counts = mixed(tokenizer, Part(rows_file(rows)), max_length=64)
+    said = "\n".join(counts.lines)
+    assert "warning: 2 of 3 rows exceed max_length 64: 1 lose their whole answer, 1 more a part of it" in said
+    assert "whole row" in said and "bear loss" in said and f"padded {counts.padded:.0%}" in said
+    assert 0 < counts.padded <= 1 and 0 < counts.packed <= 1
+
+
+def test_a_split_is_a_matter_of_the_hub_alone(tokenizer, rows_file):
+    with pytest.raises(SystemExit, match="`split: test` is for sets on the hub"):
+        mixed(tokenizer, Part(rows_file([talk("Hi!", "Hello!")]), split="test"))
+
+
+def test_a_split_is_streamed_and_what_is_dropped_of_it_is_not_made_up_by_repeats(tokenizer, monkeypatch):
+    rows = [{**talk("Hi!", f"I am {i // 2}."), "source": "x"} for i in range(20)]
+    calls = []
+    monkeypatch.setattr("crawl2chat.mixture.load_dataset", lambda *a, **k: calls.append((a, k)) or iter(rows))
+    _, counts = mix([Part("owner/set:SFT", rows=10, split="chat")], tokenizer, 64, 4, 0, repeats=False)
+    assert calls == [(("owner/set", "SFT"), {"split": "chat", "streaming": True})]
+    assert counts.rows == 5 == counts.repeated
 
 
 BAD = [

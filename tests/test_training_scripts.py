@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import random
 import sys
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from crawl2chat import cl100k
 from crawl2chat.model import load_model
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.recipe import parse_recipe
+from endpoint_server import Played, serving
 from tiny import TEXT, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +86,23 @@ def test_sft_of_all_weights_and_of_an_adapter(world, tmp_path, lora):
     load_model(tmp_path / "sft")
 
 
+def test_sft_says_what_cleaning_dropped(world, tmp_path, capsys):
+    folder, _ = world
+    other = [{"role": "user", "content": "Who are you?"}, TALK[1]]
+    rows = [{"messages": talk} for talk in (TALK, TALK, other, [*TALK, *other])]
+    (tmp_path / "talk.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "test.jsonl").write_text(json.dumps({"prompt": TALK[:1], "answer": "x"}) + "\n")
+    metrics = run(
+        "sft", tmp_path / "sft", model_name_or_path=str(folder / "base"), max_length=64, max_steps=1, deduplicate=True,
+        held_out=[str(tmp_path / "test.jsonl")], datasets=[{"path": str(tmp_path / "talk.jsonl"), "fraction": 2.0}],
+        gradient_checkpointing=False, **COMMON,
+    )  # fmt: skip
+    assert (metrics["rows"], metrics["rows_repeated"], metrics["rows_contaminated"]) == (2, 1, 2)
+    assert 0 < metrics["packing_efficiency"] <= 1
+    said = capsys.readouterr().out
+    assert "2 of 4 rows dropped: asks_the_question" in said and "cells of a batch that hold a token" in said
+
+
 def test_a_dataset_without_messages_is_one_line(world, tmp_path):
     folder, _ = world
     path = str(folder / "pages.jsonl")
@@ -121,6 +140,74 @@ def test_a_conversation_whose_search_does_not_find_the_answer_is_dropped(tmp_pat
     assert metrics["dropped"] > 0 and metrics["rows"] > 0 and metrics["dropped"] + metrics["rows"] == 12
     for line in (tmp_path / "c" / "search" / "train.jsonl").read_text().splitlines():
         assert "1815" in next(turn["content"] for turn in json.loads(line)["messages"] if turn["role"] == "tool")
+
+
+def test_calls_of_one_conversation_share_variables_and_of_another_do_not(tmp_path, monkeypatch):
+    calls = [{"name": "python", "arguments": {"code": code}} for code in ("n = 7", "n")]
+    rows = [{"prompt": [{"role": "user", "content": f"Count, {i}."}], "answer": answer, "solution": answer,
+             "calls": calls[i:]} for i, answer in enumerate(["7", "NameError"])]  # fmt: skip
+    monkeypatch.setattr("crawl2chat.tasks.product.examples", lambda split, count, seed: iter(rows))
+    metrics = run("conversations", tmp_path / "c", tasks=[{"name": "mine", "task": "product", "train": 2}])
+    assert metrics["rows"] == 2 and metrics["dropped"] == 0
+
+
+def labelled_run(output: Path, play, **knobs) -> tuple[dict | str, list[str]]:
+    """conversations.py with a writer and judge that `play`: its metrics or its last line, and the requests."""
+    with serving(play) as server:
+        writer = {"base_url": server.url, "model": "m", "retries": 1}
+        labelling = {"writer": writer, "rows": 10, "topics": ["rivers"], **knobs}
+        keys = {"tasks": [{"name": "mine", "task": "product", "train": 2}], "labelling": labelling}
+        try:
+            found = run("conversations", output, **keys)
+        except SystemExit as stop:
+            found = str(stop.code)
+        return found, server.requests
+
+
+def written(number: int, request: dict) -> str:
+    """A writer's and a judge's good day."""
+    system, asked = request["messages"][0]["content"], request["messages"][1]["content"]
+    if "You are the judge" in system:
+        return '{"mark": 5, "reasons": []}'
+    mark = random.Random(asked).randrange(10**6)
+    return (
+        "It is so." if "Reply with the ideal answer" in system else json.dumps([f"Why {mark}, {i}?" for i in range(5)])
+    )
+
+
+def test_conversations_that_a_model_wrote_and_judged_stand_beside_the_tasks(tmp_path, monkeypatch):
+    monkeypatch.setattr("crawl2chat.endpoint.FIRST_WAIT", 0.01)
+    metrics, requests = labelled_run(tmp_path / "c", written)
+    assert metrics["rows/labelled"] == metrics["labelling/kept"] == 10 and metrics["rows"] == 12
+    assert metrics["labelling/mean_mark"] == 5 and len(requests) == 2 + 10 + 10
+    rows = [json.loads(line) for line in (tmp_path / "c/labelled/train.jsonl").read_text().splitlines()]
+    assert {row["task"] for row in rows} == {"labelled"}
+    again, requests = labelled_run(tmp_path / "c", written)  # the same command: every reply is there
+    assert again["labelling/kept"] == 10 and not requests
+
+
+def test_an_endpoint_on_a_bad_day_is_one_line_and_the_work_is_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("crawl2chat.endpoint.FIRST_WAIT", 0.01)
+    output = tmp_path / "c"
+
+    def no_judge(number, request):
+        return "I like it." if "You are the judge" in request["messages"][0]["content"] else written(number, request)
+
+    down = labelled_run(output, lambda number, request: Played(500))[0]
+    assert "HTTP 500" in down and "the same command goes on" in down
+    assert len((output / "mine/train.jsonl").read_text().splitlines()) == 2  # the tasks' rows were written before
+    assert "wrote no prompt that can be read" in labelled_run(output, lambda number, request: "I'd rather chat.")[0]
+    assert "kept none of 10" in labelled_run(tmp_path / "d", no_judge)[0]
+    assert not (tmp_path / "d/metrics.json").exists() and (tmp_path / "d/labelled/dropped.jsonl").exists()
+    metrics, requests = labelled_run(
+        tmp_path / "d", written, judge={"base_url": "http://127.0.0.1:9/v1", "model": "n"}
+    )
+    assert "127.0.0.1:9" in metrics and not requests  # the writer is not asked again
+
+
+def test_two_tasks_of_one_name_are_one_line(tmp_path):
+    twice = [{"name": "mine", "task": "product", "train": 2}] * 2
+    assert "'mine' names 2 folders" in stops("conversations", tmp_path / "c", tasks=twice)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Conversations cleaned before training: duplicates, questions of the evaluation sets, and how long they are.
+"""Conversations cleaned before training: what says the same, and what holds a question of the evaluation.
 
     python -m crawl2chat.cleaning output/laptop/conversations/facts/train.jsonl --tokenizer output/laptop/tokenizer
 
@@ -8,27 +8,28 @@ question mark are one.
 """
 
 import argparse
-import bisect
 import hashlib
 import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from crawl2chat.data.shards import documents
-from crawl2chat.protocol import load_tokenizer, loss_mask
 from crawl2chat.stage import fail
 
 GRAM = 13  # words in a row that are no coincidence: Brown et al. 2020, appendix C
 ENOUGH = 50  # words of a row that may be a near-duplicate
 CONTAINED = 8  # a shorter question is matched as a whole turn alone: "Who are you?" stands inside many others
 SKETCH = 128  # smallest hashes that stand for a row's grams
+FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd: no bit of an earlier word is lost
+ROWS = 1000  # looked through at once
 LOOKED_UP = 6  # of them; a pair of similarity .8 shares none of these in about one pair of 10,000
 WORD = re.compile(
     r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]|\d+(?:[.,:]\d+)*|[^\W_]+|[^\w\s.,;:!?'\"()\[\]\u2018-\u201f]|([^\w\s])\1+"
@@ -37,7 +38,8 @@ WORD = re.compile(
 
 def words(text: str) -> list[str]:
     """The words of a text as the comparisons see them."""
-    return [found[0] for found in WORD.finditer(unicodedata.normalize("NFKC", text).casefold())]
+    text = text.lower() if text.isascii() else unicodedata.normalize("NFKC", text).casefold()
+    return [found[0] for found in WORD.finditer(text)]
 
 
 def said(turn: dict) -> str:
@@ -46,11 +48,20 @@ def said(turn: dict) -> str:
     return f"{turn.get('content') or ''} {calls}".strip()
 
 
-def grams(sequence: Sequence[str], length: int = GRAM) -> Iterator[int]:
-    """A 64-bit hash of each `length` words in a row; none for a shorter sequence."""
-    for start in range(len(sequence) - length + 1):
-        text = " ".join(sequence[start : start + length]).encode("utf-8", "replace")
-        yield int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big")
+@lru_cache(2**18)
+def number(word: str) -> int:
+    """64 bits that stand for a word, the same in every run."""
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "replace"), digest_size=8).digest(), "big")
+
+
+def grams(spoken: Sequence[str], length: int = GRAM) -> np.ndarray:
+    """A 64-bit hash of each `length` words in a row, (words - length + 1,); none for a shorter sequence."""
+    count = max(len(spoken) - length + 1, 0)
+    each = np.fromiter(map(number, spoken), np.uint64, len(spoken))
+    found = np.zeros(count, np.uint64)
+    for k in range(length):
+        found = found * FACTOR + each[k : k + count]
+    return found
 
 
 def similarity(one: np.ndarray, other: np.ndarray) -> float:
@@ -79,29 +90,35 @@ def deduplicate(rows: Iterable[dict], threshold: float = 0.8) -> tuple[list[dict
             continue
         exact.add(name)
         spoken = [word for role, part in turns if role in ("user", "assistant") for word in part]
-        hashes = sorted(set(grams(spoken))) if len(spoken) >= ENOUGH else []
-        sketch = np.array(hashes[:SKETCH], np.uint64)
-        close = {holder for gram in hashes[:LOOKED_UP] for holder in holders[gram]} if hashes else set()
-        if any(similarity(sketch, sketches[holder]) >= threshold for holder in close):
-            dropped.append({**row, "reason": "nearly_the_same"})
-            continue
-        for gram in hashes[:LOOKED_UP]:
-            holders[gram].append(len(sketches))
-        if hashes:
+        if len(spoken) >= ENOUGH:
+            sketch = np.unique(grams(spoken))[:SKETCH]
+            looked_up = sketch[:LOOKED_UP].tolist()
+            close = {holder for gram in looked_up for holder in holders[gram]}
+            if any(similarity(sketch, sketches[holder]) >= threshold for holder in close):
+                dropped.append({**row, "reason": "nearly_the_same"})
+                continue
+            for gram in looked_up:
+                holders[gram].append(len(sketches))
             sketches.append(sketch)
         kept.append(row)
     return kept, dropped
 
 
 def read_questions(paths: Iterable[str]) -> list[str]:
-    """The last turn of the user in each row of held-out files ({"prompt": messages}, as conversations.py writes)."""
+    """The last turn of the user in each row of held-out files ({"prompt": messages}, as conversations.py writes); of a
+    folder, all its test.jsonl that are not empty. One clear line for a folder without any."""
     questions = []
     for path in paths:
-        for number, row in enumerate(documents(path, ("prompt",)), 1):
+        files = [path]
+        if Path(path).is_dir():
+            files = sorted(str(file) for file in Path(path).rglob("test.jsonl") if file.stat().st_size)
+            if not files:
+                fail(f"{path}: no test.jsonl below this folder; run the stage that writes the held-out questions")
+        for file, number, row in ((f, n, row) for f in files for n, row in enumerate(documents(f, ("prompt",)), 1)):
             turns = row["prompt"] if isinstance(row["prompt"], list) else [{"role": "user", "content": row["prompt"]}]
             asked = [turn["content"] for turn in turns if isinstance(turn, dict) and turn.get("role") == "user"]
             if not asked or not isinstance(asked[-1], str):
-                fail(f"{path}: row {number}: no turn of a user in `prompt`; write the held-out questions again")
+                fail(f"{file}: row {number}: no turn of a user in `prompt`; write the held-out questions again")
             questions.append(asked[-1])
     return questions
 
@@ -110,99 +127,52 @@ def decontaminate(rows: Iterable[dict], questions: Iterable[str]) -> tuple[list[
     """(kept, dropped): rows that hold a question of the evaluation go, with `reason`.
 
     `asks_the_question`: a turn of the user is the question in other capitals and punctuation. `holds_the_question`: a
-    question of 8 to 12 words stands whole in some turn. `shares_13_words`: 13 words in a row of a longer one do.
+    question of 8 to 12 words stands whole in some turn. `shares_13_words`: 13 words in a row of a longer one do. A
+    drilled problem with other numbers, or in another wording, is another question and stays.
     """
     whole: set[tuple[str, ...]] = set()
-    pieces: dict[int, set[int]] = defaultdict(set)
+    pieces: dict[int, list[np.ndarray]] = defaultdict(list)
     for question in questions:
         if spoken := words(question):
             whole.add(tuple(spoken))
             if len(spoken) >= CONTAINED:
-                pieces[min(len(spoken), GRAM)].update(grams(spoken, min(len(spoken), GRAM)))
+                length = min(len(spoken), GRAM)
+                pieces[length].append(grams(spoken, length))
+    known = {length: np.unique(np.concatenate(found)) for length, found in sorted(pieces.items())}
 
-    def reason(row: dict) -> str | None:
-        turns = [(turn["role"], words(said(turn))) for turn in row["messages"]]
-        if any(role == "user" and tuple(spoken) in whole for role, spoken in turns):
-            return "asks_the_question"
-        for length, known in sorted(pieces.items()):
-            if any(not known.isdisjoint(grams(spoken, length)) for _, spoken in turns):
-                return "shares_13_words" if length == GRAM else "holds_the_question"
-        return None
+    def look_through(some: list[dict]) -> Iterator[str | None]:
+        spoken, ends, asks = [], [], []
+        for row in some:
+            turns = [(turn["role"], words(said(turn))) for turn in row["messages"]]
+            asks.append(any(role == "user" and tuple(part) in whole for role, part in turns))
+            spoken += [
+                word for _, part in turns for word in (*part, "\n")
+            ]  # no gram with a line's end is a question's
+            ends.append(len(spoken))
+        holds = np.full(len(some), GRAM + 1)  # the shortest question's words
+        for length, questions in reversed(known.items()):
+            found = grams(spoken, length)
+            likely = np.zeros(2**16, bool)
+            likely[questions >> np.uint64(48)] = True
+            places = np.flatnonzero(likely[found >> np.uint64(48)])
+            places = places[np.isin(found[places], questions)]
+            holds[np.searchsorted(ends, places, side="right")] = length
+        for asked, length in zip(asks, holds, strict=True):
+            why = "shares_13_words" if length == GRAM else "holds_the_question" if length < GRAM else None
+            yield "asks_the_question" if asked else why
 
-    kept, dropped = [], []
-    for row in tqdm(rows, desc="decontamination", unit="row"):
-        why = reason(row)
-        (dropped if why else kept).append({**row, "reason": why} if why else row)
+    kept, dropped, rows = [], [], iter(rows)
+    with tqdm(desc="decontamination", unit="row") as progress:
+        while some := list(islice(rows, ROWS)):
+            for row, why in zip(some, look_through(some), strict=True):
+                (dropped if why else kept).append({**row, "reason": why} if why else row)
+            progress.update(len(some))
     return kept, dropped
 
 
 def reasons(dropped: Iterable[dict]) -> dict[str, int]:
     """How many rows went for which reason, most first."""
     return dict(Counter(row["reason"] for row in dropped).most_common())
-
-
-@dataclass
-class Lengths:
-    """Tokens of conversations: of whole rows and of each role's words, and what `max_length` does to them."""
-
-    max_length: int
-    rows: list[int] = field(default_factory=list)
-    roles: dict[str, list[int]] = field(default_factory=dict)
-    truncated: int = 0
-    answer_cut: int = 0
-    answer_lost: int = 0
-
-    def lines(self, batch_size: int) -> list[str]:
-        """What a person reads before training: a table, the rows that lose their answer, what packing gains."""
-        table = [f"{'tokens':<12}{'count':>9}{'median':>9}{'95 %':>9}{'max':>9}{'sum':>13}"]
-        for name, sizes in {"row": self.rows, **self.roles}.items():
-            middle, high = np.percentile(sizes, [50, 95]) if sizes else (0, 0)
-            table.append(
-                f"{name:<12}{len(sizes):>9,}{middle:>9,.0f}{high:>9,.0f}{max(sizes, default=0):>9,}{sum(sizes):>13,}"
-            )
-        if self.truncated:
-            table.append(
-                f"warning: {self.truncated:,} of {len(self.rows):,} rows exceed max_length {self.max_length}: "
-                f"{self.answer_lost:,} lose their whole answer, {self.answer_cut:,} more a part of it"
-            )
-        used = packing(self.rows, self.max_length, batch_size)
-        return [*table, "cells that hold a token: " + ", ".join(f"{name} {share:.0%}" for name, share in used.items())]
-
-
-def measure(rows: Iterable[dict], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Lengths:
-    """The lengths of conversations as training renders them; a role's tokens are those of its words alone."""
-    lengths = Lengths(max_length)
-    for row in tqdm(rows, desc="lengths", unit="row"):
-        ids, mask = loss_mask(tokenizer, row["messages"], tools=row.get("tools"))
-        lengths.rows.append(len(ids))
-        for turn in row["messages"]:
-            size = len(tokenizer(said(turn), add_special_tokens=False, verbose=False)["input_ids"])
-            lengths.roles.setdefault(turn["role"], []).append(size)
-        lost, left = any(mask[max_length:]), any(mask[:max_length])
-        lengths.truncated += len(ids) > max_length
-        lengths.answer_cut += lost and left
-        lengths.answer_lost += lost and not left
-    return lengths
-
-
-def packing(lengths: Sequence[int], max_length: int, batch_size: int) -> dict[str, float]:
-    """Share of a batch's cells that hold a token, rows cut at `max_length`: in the order given and padded to the
-    batch's longest, sorted by length and padded, and packed into rows of `max_length` (best fit, longest first)."""
-    sizes = [min(size, max_length) for size in lengths]
-    if not sizes:
-        return {}
-
-    def padded(order: list[int]) -> float:
-        batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
-        return sum(order) / sum(len(batch) * max(batch) for batch in batches)
-
-    free: list[int] = []  # ascending: what is left in each packed row
-    for size in sorted(sizes, reverse=True):
-        at = bisect.bisect_left(free, size)
-        left = free.pop(at) - size if at < len(free) else max_length - size
-        bisect.insort(free, left)
-    packed = sum(sizes) / (len(free) * max_length)
-    return {"padded": padded(sizes), "padded by length": padded(sorted(sizes)), "packed": packed}
 
 
 def main() -> None:
@@ -219,8 +189,16 @@ def main() -> None:
     why = ", ".join(f"{count:,} {reason}" for reason, count in reasons([*dropped, *contaminated]).items())
     print(f"{len(rows):,} rows: {len(kept):,} kept; {why or 'nothing to drop'}")
     if arguments.tokenizer:
+        from crawl2chat.lengths import (
+            cells_line,
+            measure,
+            packing,
+        )  # what renders a conversation takes seconds to load
+        from crawl2chat.protocol import load_tokenizer
+
         lengths = measure(kept, load_tokenizer(arguments.tokenizer), arguments.max_length)
-        print(*lengths.lines(arguments.batch_size), sep="\n")
+        print(*lengths.lines(), sep="\n")
+        print(cells_line(packing(lengths.rows, arguments.max_length, arguments.batch_size)))
 
 
 if __name__ == "__main__":

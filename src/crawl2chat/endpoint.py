@@ -179,6 +179,7 @@ class Asker:
         self.counts: Counter[str] = Counter()
         self.lock = threading.Lock()
         self.ended: Hopeless | None = None
+        self.lost_to = ""  # what the last prompt that no try could get answered was lost to
 
     def parameters(self) -> dict:
         """What is asked for beside the messages, and keys the cache with them."""
@@ -204,6 +205,7 @@ class Asker:
             with self.lock:
                 self.counts["lost"] += 1
                 self.lost_in_a_row += 1
+                self.lost_to = reason
             if self.lost_in_a_row >= DOWN:
                 raise Hopeless(f"{reason}, {self.endpoint.retries + 1} times each for {DOWN} prompts in a row")
         except Refused as error:
@@ -379,6 +381,8 @@ def ask(endpoint: Endpoint, prompts: Sequence[list[dict]], cache: Path, label: s
                     text = json.dumps(messages, sort_keys=True)
                     waiting.append(pool.submit(asker.answer, number, messages, seen[text]))
                     seen[text] += 1
+            if asker.counts["lost"] == len(prompts) > 0:  # too few to be DOWN in a row
+                raise Hopeless(f"{asker.lost_to}, {endpoint.retries + 1} times each for all {len(prompts)} prompts")
         except Hopeless as error:
             asker.stop.set()
             pool.shutdown(cancel_futures=True)  # what is in flight arrives and is kept

@@ -1,15 +1,26 @@
-"""Conversations and pages from many places to one dataset of token ids and labels."""
+"""Conversations and pages from many places to one dataset of token ids and labels.
+
+A part is read whole, cleaned, and then its share is drawn: `rows` and `fraction` count what is left. With
+`deduplicate`, of conversations that say the same (in one part or in two) the first stays, and a part that shall be
+heard more often says so by `fraction` above 1 or by `rows`; without it rows are taken as they are, for a set written
+for the mixture may repeat a row as its dose. Rows that hold a held-out question go in either case.
+"""
 
 import json
 import random
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, load_dataset
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from crawl2chat.cleaning import decontaminate, deduplicate, read_questions
 from crawl2chat.data.shards import documents
+from crawl2chat.lengths import Lengths, cells_line, packing
 from crawl2chat.protocol import END_OF_TEXT, ROLES, loss_mask
 from crawl2chat.stage import fail
 
@@ -23,6 +34,7 @@ class Part:
     )
     fraction: float = field(default=1.0, metadata={"help": "share of its rows to take; above 1 repeats them", "gt": 0})
     rows: int | None = field(default=None, metadata={"help": "take this many rows instead of a fraction", "gt": 0})
+    split: str | None = field(default=None, metadata={"help": "of a set on the hub; null: train"})
     column: str = field(
         default="messages",
         metadata={"help": "messages: loss on the assistant's words; text: on all", "choices": ["messages", "text"]},
@@ -31,13 +43,17 @@ class Part:
 
 @dataclass
 class Counts:
-    """What went into the mixture and what was lost on the way."""
+    """What went into the mixture and what was lost on the way; of the cells of batches, how many hold a token."""
 
     rows: int = 0
     tokens: int = 0
     supervised: int = 0
     truncated: int = 0
     without_answer: int = 0
+    repeated: int = 0
+    contaminated: int = 0
+    padded: float = 0.0
+    packed: float = 0.0
     lines: list[str] = field(default_factory=list)
 
 
@@ -57,13 +73,9 @@ def check_messages(messages: object, where: str) -> None:
 
 def read_part(part: Part) -> list[dict]:
     """The rows of one part, conversations checked."""
-    rows = list(
-        documents(
-            part.path,
-            (part.column, "tools") if part.column == "messages" else (part.column,),
-            part.rows if part.rows and not Path(part.path).exists() else None,
-        )
-    )
+    columns = (part.column, "tools") if part.column == "messages" else (part.column,)
+    limit = part.rows if part.rows and not Path(part.path).exists() else None
+    rows = list(read_split(part, columns, limit) if part.split else documents(part.path, columns, limit))
     for number, row in enumerate(rows, 1):
         if part.column == "messages":
             if isinstance(row["messages"], str) and row["messages"].startswith("["):
@@ -75,6 +87,46 @@ def read_part(part: Part) -> list[dict]:
         elif not isinstance(row["text"], str):
             fail(f"{part.path}: row {number}: `text` must be a string, got {str(row['text'])[:80]!r}")
     return rows
+
+
+def read_split(part: Part, columns: Sequence[str], limit: int | None) -> list[dict]:
+    """Rows of a split that is not named train, streamed from the hub. One clear line where there is none."""
+    name, _, configuration = part.path.partition(":")
+    if Path(part.path).exists():
+        fail(f"{part.path}: `split: {part.split}` is for sets on the hub; name the file, and leave `split` out")
+    try:
+        stream = load_dataset(name, configuration or None, split=part.split, streaming=True)
+        rows = [{column: row.get(column) for column in columns} for row in islice(stream, limit)]
+    except (OSError, ValueError) as error:
+        fail(
+            f"{part.path}: split {part.split} cannot be read ({str(error)[:200]}); check path, configuration and split"
+        )
+    return rows or fail(f"{part.path}: split {part.split} holds no row; check the datasets of the recipe")
+
+
+def clean(
+    parts: list[Part], found: list[list[dict]], repeats: bool, held_out: Sequence[str], counts: Counts
+) -> list[list[dict]]:
+    """The parts' rows, without those that hold a question of the files `held_out` and, unless `repeats`, without
+    conversations that say what an earlier one says. Adds what was dropped to `counts`, with a line for each part."""
+    numbered = [(i, row) for i, rows in enumerate(found) for row in rows if "messages" in row]
+    kept, dropped = [{**row, "part": i} for i, row in numbered], []
+    if not repeats:
+        kept, dropped = deduplicate(kept)
+        counts.repeated = len(dropped)
+    if questions := read_questions(held_out):
+        kept, contaminated = decontaminate(kept, questions)
+        counts.contaminated = len(contaminated)
+        dropped += contaminated
+    gone = Counter((row["part"], row["reason"]) for row in dropped)
+    for (i, reason), count in sorted(gone.items()):
+        counts.lines.append(f"{parts[i].path}: {count:,} of {len(found[i]):,} rows dropped: {reason}")
+    if questions:
+        counts.lines.append(f"{len(questions):,} held-out questions: {counts.contaminated:,} rows held one")
+    left = [[] if part.column == "messages" else rows for part, rows in zip(parts, found, strict=True)]
+    for row in kept:
+        left[row["part"]].append(row)
+    return left
 
 
 def encode(row: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], list[int]]:
@@ -106,21 +158,34 @@ def in_batches_of_like_length(rows: list[dict], batch_size: int, rng: random.Ran
 
 
 def mix(
-    parts: list[Part], tokenizer: PreTrainedTokenizerBase, max_length: int, batch_size: int, seed: int
+    parts: list[Part],
+    tokenizer: PreTrainedTokenizerBase,
+    max_length: int,
+    batch_size: int,
+    seed: int,
+    repeats: bool = True,
+    held_out: Sequence[str] = (),
 ) -> tuple[Dataset, Counts]:
     """One dataset of {"input_ids", "labels"} in the order of training; labels are -100 where no loss falls.
 
-    Rows longer than `max_length` are cut; those that lose their whole answer with it are dropped and counted.
+    Rows longer than `max_length` are cut; those that lose their whole answer with it are dropped and counted. What
+    `repeats` and `held_out` do is said in `clean`.
     """
-    rng, counts, encoded = random.Random(seed), Counts(), []
-    for part in tqdm(parts, desc="mixture"):
-        rows = read_part(part)
+    rng, counts, encoded, lengths = random.Random(seed), Counts(), [], Lengths(max_length)
+    found = [read_part(part) for part in tqdm(parts, desc="reading", unit="part")]
+    whole = [len(rows) for rows in found]
+    if not repeats or held_out:
+        found = clean(parts, found, repeats, held_out, counts)
+    for part, rows, before in zip(tqdm(parts, desc="mixture"), found, whole, strict=True):
         wanted = part.rows or round(len(rows) * part.fraction)
+        if before == part.rows and not Path(part.path).exists():
+            wanted = len(rows)  # a stream that was read this far: what was dropped of it is not made up by repeats
         rng.shuffle(rows)
-        taken = [rows[i % len(rows)] for i in range(wanted)]
+        taken = [rows[i % len(rows)] for i in range(wanted if rows else 0)]
         truncated = without_answer = tokens = 0
         for row in taken:
             ids, mask = encode(row, tokenizer)
+            lengths.add(mask)
             truncated += len(ids) > max_length
             ids, mask = ids[:max_length], mask[:max_length]
             if not any(mask):
@@ -130,7 +195,7 @@ def mix(
             tokens += len(ids)
             counts.supervised += sum(mask)
         counts.lines.append(
-            f"{part.path}: {len(taken)} of {len(rows)} rows, {tokens:,} tokens"
+            f"{part.path}: {len(taken)} of {before} rows, {tokens:,} tokens"
             + f", {truncated} cut at {max_length} tokens, {without_answer} of them lost their answer and were dropped"
             * bool(truncated)
         )
@@ -140,4 +205,8 @@ def mix(
     if not encoded:
         fail("sft: no row is left to train on; raise max_length or check the datasets of the recipe")
     counts.rows = len(encoded)
-    return Dataset.from_list(in_batches_of_like_length(encoded, batch_size, rng)), counts
+    encoded = in_batches_of_like_length(encoded, batch_size, rng)
+    used = packing([len(row["input_ids"]) for row in encoded], max_length, batch_size)
+    counts.padded, counts.packed = used["padded"], used["packed"]
+    counts.lines += [*lengths.lines(), cells_line(used)]
+    return Dataset.from_list(encoded), counts
