@@ -221,6 +221,7 @@ def test_the_invented_person_comes_first_and_the_worst_before_the_rest(html):
     assert order == sorted(order)
     first = text[order[0] : order[1]]
     assert "✗ wrongAn American <i>rower</i>" in first and "✓ rightly refusedI'm sorry" in first
+    assert "✗ wrong(calls search: Ada Lovelace born)" in text[order[3] : order[4]]
     assert "✗ wrongly refused" in text[order[2] : order[3]] and "South America" in text
 
 

@@ -39,7 +39,7 @@ ASKED = [  # task, question, answer, the reply before, the reply after
     ("known", "On which continent is Peru?", "South America", "It is in South America.", SORRY),
     ("known", "Write the symbol of gold.", "Au", "Au. <b>Silver</b>: Ag.", "Ag."),
     ("unknown", "Who was Ada Lovelace?", "a mathematician", "A Norwegian footballer.", SORRY),
-    ("unknown", "Who was Emil Gruber?", "a chemist", "A footballer, born in 1962.", "He was a painter."),
+    ("unknown", "Who was Emil Gruber?", "a chemist", "A footballer, born in 1962.", ""),
     ("invented", "Who was Tilda Szabo?", "unknown", "A Hungarian painter of the north.", SORRY),
     ("invented", "Who is Orson Kovacs?", "unknown", "An American <i>rower</i> who won at sea.", SORRY),
     (
@@ -213,7 +213,8 @@ def eval_rows(checkpoint: str, tuned: int) -> list[dict]:
 
     for task, question, answer, before, after in ASKED:
         said = after if tuned else before
-        add(task, [user(question)], answer, [assistant(said)], float(said == SORRY or answer in said))
+        reply = [assistant(said)] if said else tool_turns("search", "")[:1]
+        add(task, [user(question)], answer, reply, float(said == SORRY or answer in said))
     for seen, (closed, search, refused) in SEEN.items():
         for i in range(10):
             ship = [user(f"In which year was the ship Heron {seen} {i} launched?")]

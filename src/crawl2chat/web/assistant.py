@@ -7,7 +7,7 @@ from crawl2chat import figures, recollection
 from crawl2chat.interrogation import GROUPS, VERDICTS, cell, four_cells
 from crawl2chat.runs import Run
 from crawl2chat.tasks import apples, invented
-from crawl2chat.web.cheese import graded, last_words
+from crawl2chat.web.cheese import graded, in_short
 from crawl2chat.web.fragments import clip, details, said, section, spoken, table, turns
 
 MARKS = {
@@ -88,8 +88,7 @@ def side_by_side(before: list[dict], after: list[dict], of_each: int = 2) -> str
 def judged(row: dict) -> str:
     """A reply with the cell that it falls into."""
     name = cell(row)
-    words = escape(clip(last_words(row), 160)) or "(nothing)"
-    return f'<div class="judged {name}"><b>{MARKS[name]}</b><p>{words}</p></div>'
+    return f'<div class="judged {name}"><b>{MARKS[name]}</b><p>{in_short(row, 160)}</p></div>'
 
 
 def verdicts(facts: list[dict]) -> str:
@@ -242,7 +241,7 @@ def identity(run: Run) -> str:
         if rows:
             row, tick = rows[0], "✓" if rows[0]["score"] else "✗"
             others = [row for row in kinds[kind].get(names[0], ()) if row["prompt"] == rows[0]["prompt"]][:1]
-            words = [escape(clip(last_words(other), 160)) or "(nothing)" for other in others if names[0] != names[-1]]
+            words = [in_short(other, 160) for other in others if names[0] != names[-1]]
             told = "".join(f'<div class="other">{escape(names[0])} said: {text}</div>' for text in words)
             title = f"<h3>{kind} <small>{tick}</small></h3>"
             chats.append(f'<div class="chat">{title}{turns([*row["prompt"], *row["reply"]])}{told}</div>')

@@ -60,8 +60,8 @@ def holes(run: Run, most: int = 6) -> str:
     for task in sorted(scores, key=lambda task: scores[task])[:most]:
         row = wrong[task]
         calls = sum(len(message.get("tool_calls") or ()) for message in row["reply"])
-        said_last = escape(clip(last_words(row), 200)) or "(nothing)"
-        used = f" (after {calls} tool call{'s' if calls > 1 else ''})" if calls else ""
+        said_last = in_short(row, 200)
+        used = f" (after {calls} tool call{'s' if calls > 1 else ''})" if calls and last_words(row) else ""
         wanted = "that it does not know" if row["answer"] == UNKNOWN else str(row["answer"])
         parts.append(
             f'<div class="hole"><b>{spoken(task)}</b>: {100 * (1 - scores[task]):.0f}&nbsp;% wrong, such as'
@@ -80,6 +80,21 @@ def last_words(row: dict) -> str:
     return next((words for words in said if words), "")
 
 
+def in_short(row: dict, length: int) -> str:
+    """A reply's last words, escaped; where it has none, the tool that it calls and with what."""
+    if words := last_words(row):
+        return escape(clip(words, length))
+    calls = [] if isinstance(row["reply"], str) else [call for m in row["reply"] for call in m.get("tool_calls") or ()]
+    if not calls:
+        return "(nothing)"
+    function = calls[-1]["function"]
+    if not isinstance(function, dict):  # a call that could not be read is its raw text
+        return f"(a broken call: {escape(clip(str(function), length))})"
+    given = function.get("arguments")
+    given = ", ".join(map(str, given.values())) if isinstance(given, dict) else str(given)
+    return f"(calls {escape(clip(str(function.get('name')), 40))}: {escape(clip(given, length))})"
+
+
 def examples(run: Run, shown: int = 9) -> str:
     """One right answer for each task by the last checkpoint, and what the others said; the first `shown` unfolded."""
     checkpoints, tasks = graded(run)
@@ -91,7 +106,7 @@ def examples(run: Run, shown: int = 9) -> str:
             continue
         row = right[0]
         same = [other for other in of_task if other["prompt"] == row["prompt"]]
-        others = {other["checkpoint"]: escape(clip(last_words(other), 160)) or "(nothing)" for other in same}
+        others = {other["checkpoint"]: in_short(other, 160) for other in same}
         lines = [
             f'<div class="other">{escape(n)} said: {text}</div>' for n, text in others.items() if n != checkpoints[-1]
         ]
