@@ -10,6 +10,7 @@ python scripts/eval.py recipes/laptop/eval.yaml
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import torch
 from tqdm import tqdm
@@ -37,6 +38,7 @@ class EvalConfig:
     max_length: int = field(default=512, metadata={"help": "tokens of a held-out page read at once", "ge": 2})
     max_new_tokens: int = field(default=128, metadata={"help": "tokens a reply may take", "ge": 1})
     batch_size: int = field(default=64, metadata={"help": "conversations answered at once", "ge": 1})
+    backend: Literal["monty", "cpython"] = field(default="monty", metadata={"help": "the Python that a reply calls"})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy", "ge": 0})
     seed: int = field(default=0, metadata={"help": "picks the questions where there are more than n"})
     lm_eval: Benchmarks | None = field(default=None, metadata={"help": "public benchmarks to run as well"})
@@ -59,7 +61,7 @@ def main(config: EvalConfig) -> None:
     pages = evaluation.read_rows(config.heldout, ("text", "source")) if config.heldout else []
     names = list(dict.fromkeys(tool for entry in config.tasks for tool in entry.tools))
     try:
-        tools = dict(zip(names, open_tools(names, config.search_index), strict=True))
+        tools = dict(zip(names, open_tools(names, config.search_index, config.backend), strict=True))
     except (ValueError, OSError, RuntimeError) as error:
         fail(f"eval: {error}")
 
