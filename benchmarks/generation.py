@@ -71,14 +71,11 @@ def main() -> None:
     same = sum(a == b for a, b in zip(*said.values(), strict=True)) / len(prompts)
     print(f"{len(prompts)} questions, {options.threads} threads, torch {torch.__version__}")
     for name, values in seconds.items():
-        speed = len(prompts) / median(values)
-        print(
-            f"  {name:14} {median(values):7.2f} s  {min(values):.2f} to {max(values):.2f}  {speed:8.1f} replies a second"
-        )
+        speed = f"{len(prompts) / median(values):8.1f} replies a second"
+        print(f"  {name:14} {median(values):7.2f} s  {min(values):.2f} to {max(values):.2f}  {speed}")
     ratios = [slow / fast for slow, fast in zip(*seconds.values(), strict=True)]
-    print(
-        f"  batched is {median(ratios):.1f} times as fast ({min(ratios):.1f} to {max(ratios):.1f}); {same:.0%} same ids"
-    )
+    spread = f"{min(ratios):.1f} to {max(ratios):.1f}"
+    print(f"  batched is {median(ratios):.1f} times as fast ({spread}); {same:.0%} same ids")
     print(json.dumps({"batched_vs_one_at_a_time": round(median(ratios), 2), "same_replies": round(same, 3)}))
 
 
