@@ -3,8 +3,11 @@
 import json
 import random
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer, models
 
@@ -161,12 +164,136 @@ def test_the_command_shows_what_bears_loss(folder, tmp_path, form, command):
         ('{"text": "x"}', "no `messages`"),
         ("{cut", "not JSON"),
         ("nowhere.jsonl", "no such file"),
+        ("some/nowhere.parquet", "no such file"),
+        ('{"messages": []}', "row 1: `messages` must be a list of turns"),
+        ('{"messages": "Hello!"}', "row 1: `messages` is no JSON"),
+        ('{"messages": ["Hello!"]}', "row 1: 'Hello!' is not a role"),
+        ('[{"role": "user", "content": "x"}]', "no turn of the assistant, so nothing would bear loss"),
+        ('[{"role": "user"}, {"role": "assistant", "content": "x"}]', "content of a turn must be a string"),
+        ('{"messages": [{"role": "assistant", "content": "x"}], "tools": "{cut"}', "row 1: `tools` is no JSON"),
+        (
+            '{"messages": [{"role": "assistant", "content": "x"}], "tools": 3}',
+            "row 1: `tools` must be a list of tools",
+        ),
+        ("[1, 2]", "row 1: no `messages`"),
+        ("[]", "row 1: `messages` must be a list of turns"),
     ],
 )
 def test_a_conversation_that_is_none_is_one_clear_line(folder, tmp_path, conversation, message, command):
     _, error = command("--conversation", conversation, "--tokenizer", str(folder), "--html", str(tmp_path / "t.html"))
     assert message in error and "\n" not in error
     assert not (tmp_path / "t.html").exists()
+
+
+ROWS = [[{"role": "user", "content": "Who?"}, {"role": "assistant", "content": f"Number {i}."}] for i in range(1, 6)]
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": what, "parameters": {"properties": arguments}}}
+    for name, what, arguments in (
+        ("search", "Search.", {"query": {"type": "string"}}),
+        ("python", "Run.", {"code": {"type": "string"}}),
+    )
+]
+
+
+@pytest.fixture
+def sources(tmp_path) -> dict[str, Path]:
+    """The same five rows as they come: files of one kind and another, and a folder as the hub's datasets are."""
+    objects = [{"task": "t", "messages": row} for row in ROWS]
+    lines = [json.dumps(row) + "\n" for row in objects]
+    found = {
+        name: tmp_path / name for name in ("rows.jsonl", "rows.json", "lines.json", "rows.parquet", "text.parquet")
+    }
+    found["rows.jsonl"].write_text("".join(lines))
+    found["rows.json"].write_text(json.dumps(objects, indent=1))
+    found["lines.json"].write_text("".join(lines))
+    pq.write_table(pa.Table.from_pylist([{**row, "tools": TOOLS} for row in objects]), found["rows.parquet"])
+    as_text = [{"messages": json.dumps(row), "tools": json.dumps(TOOLS)} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(as_text), found["text.parquet"])
+    found["hub"] = tmp_path / "hub"
+    (found["hub"] / "data").mkdir(parents=True)
+    (found["hub"] / "README.md").write_text("---\nlicense: mit\n---\n")
+    for shard, rows in enumerate((objects[:2], objects[2:])):
+        pq.write_table(pa.Table.from_pylist(rows), found["hub"] / "data" / f"train-0000{shard}-of-00002.parquet")
+    return found
+
+
+@pytest.mark.parametrize("kind", ["rows.jsonl", "rows.json", "lines.json", "rows.parquet", "text.parquet", "hub"])
+def test_the_command_shows_any_row_of_a_dataset(folder, sources, tmp_path, kind, command):
+    page, source = tmp_path / "out" / "row.html", str(sources[kind])
+    options = ("--tokenizer", str(folder), "--html", str(page))
+    output, error = command("--conversation", source, "--row", "4", *options)
+    assert not error and f"{source}: row 4: user, assistant" in output
+    assert repr("Number 4." + IM_END) in output and "Number 3" not in output
+    assert 'loss"' in page.read_text(encoding="utf-8")
+    # tools of a table are described, each with its own arguments
+    assert ("2 tools described" in output) == kind.endswith(".parquet")
+    page.unlink()
+    _, error = command("--conversation", source, "--row", "6", *options)
+    assert error == f"error: {source}: row 6 was asked for and there are 5 rows"
+    assert "counted from 1" in command("--conversation", source, "--row", "0", *options)[1]
+    assert not page.exists()
+
+
+def test_the_command_shows_what_training_would_see(folder, sources, tmp_path, command):
+    page = tmp_path / "row.html"
+    command("--conversation", str(sources["rows.parquet"]), "--tokenizer", str(folder), "--html", str(page))
+    ids, mask = loss_mask(load_tokenizer(folder), ROWS[0], TOOLS)
+    shown = page.read_text(encoding="utf-8")
+    assert " ".join(map(str, ids)) in shown and f"the {sum(mask)} underlined ones bear loss" in shown
+
+
+def test_a_table_without_conversations_is_one_clear_line(folder, tmp_path, command):
+    (tmp_path / "pages").mkdir()
+    pq.write_table(pa.table({"text": ["a page"]}), tmp_path / "pages" / "0.parquet")
+    options = ("--tokenizer", str(folder), "--html", str(tmp_path / "t.html"))
+    _, error = command("--conversation", str(tmp_path / "pages"), *options)
+    assert "0.parquet: no column 'messages' (it has text)" in error and "\n" not in error
+    (tmp_path / "none").mkdir()
+    assert "no shards" in command("--conversation", str(tmp_path / "none"), *options)[1]
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1 torn")
+    assert "not a whole parquet file" in command("--conversation", str(tmp_path / "torn.parquet"), *options)[1]
+
+
+def test_a_dataset_that_the_hub_does_not_give_is_one_clear_line(folder, tmp_path, command, monkeypatch):
+    def unreachable(*_, **__):
+        raise ConnectionError("no network\nhere")
+
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
+    _, error = command("--conversation", "owner/set:part", "--tokenizer", str(folder), "--html", str(tmp_path / "t"))
+    assert error == "error: owner/set:part: cannot be read (ConnectionError: no network here)"
+
+
+def test_rows_of_the_hub_are_streamed_no_further_than_asked(folder, tmp_path, command, monkeypatch):
+    given = []
+
+    class Stream:
+        column_names = ["messages", "source"]
+
+        def select_columns(self, columns):
+            given.append(columns)
+            return ({"messages": row} for row in [*ROWS[:2], None])
+
+    monkeypatch.setattr("datasets.load_dataset", lambda *asked, **_: given.append(asked) or Stream())
+    options = ("--tokenizer", str(folder), "--html", str(tmp_path / "t.html"))
+    output, error = command("--conversation", "owner/set:part", "--row", "2", *options)
+    assert not error and "Number 2." in output and given == [("owner/set", "part"), ["messages"]]
+
+
+def test_the_recipe_of_the_tokenizer_chooses_the_family(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(protocol.__file__).parents[2] / "scripts"))
+    monkeypatch.setenv("CRAWL2CHAT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    script = import_module("tokenizer")
+    (tmp_path / "pages.jsonl").write_text("".join(json.dumps({"text": TEXT * 3}) + "\n" for _ in range(3)))
+    source = script.TextSource(path=str(tmp_path / "pages.jsonl"))
+    for family in protocol.FAMILIES:
+        output = tmp_path / family
+        script.main(script.TokenizerConfig([source], output_dir=str(output), vocab_size=300, chat_template=family))
+        tokenizer = load_tokenizer(output)
+        assert tokenizer.chat_template == (protocol.CHAT_TEMPLATES / f"{family}.jinja").read_text(encoding="utf-8")
+        assert tokenizer.convert_tokens_to_ids(protocol.turn_end(tokenizer)) == 3
+        assert tokenizer.eos_token == protocol.END_OF_TEXT and len(tokenizer) == 300
+    assert script.TokenizerConfig([source], output_dir="").chat_template == "chatml"
 
 
 def test_the_module_names_no_template_text_of_its_own():

@@ -226,7 +226,10 @@ def _conversation(source: str, number: int) -> tuple[list[dict], list | None, st
             except ValueError as error:
                 fail(f"{where}: `{key}` is no JSON ({error})")
     check_messages(row["messages"], where)
-    return row["messages"], row.get("tools") or None, where
+    tools = row.get("tools") or None
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        fail(f"{where}: `tools` must be a list of tools, got {str(tools)[:80]!r}")
+    return row["messages"], tools, where
 
 
 def main() -> None:
