@@ -140,8 +140,9 @@ def check(config: DataConfig) -> None:
     for source in [*config.sources.values(), config.default_source]:
         if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", source) or source in EXTRAS:
             fail(f"sources: {source!r} cannot be a folder; use a-z, 0-9, _ and - ({', '.join(EXTRAS)} are taken)")
-    if config.phrasebook and not config.make_web:
-        fail("phrasebook: its dialogues are about the facts of the laptop's web; set it to 0 without make_web")
+    for name in ("phrasebook", "ships"):
+        if getattr(config, name) and not config.make_web:
+            fail(f"{name}: it goes with the facts of the laptop's web; set it to 0 without make_web")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from crawl2chat.stage import fail
 from crawl2chat.tasks import facts, invented, search
 from crawl2chat.tasks.invented import refuses
 
-RELATIONS = ("capital", "continent", "symbol", "atomic_number", "launched", "known_as", "born")
+RELATIONS = ("capital", "continent", "symbol", "atomic_number", "home_port", "known_as", "born")
 GROUPS = ("known", "unknown", "invented")  # folders of test.jsonl, and what eval calls the tasks
 CELLS = ("right", "wrong", "rightly_refused", "wrongly_refused")
 VERDICTS = ("known", "wavering", "unknown")

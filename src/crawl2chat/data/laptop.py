@@ -67,9 +67,11 @@ def write_extras(
 
     Returns {source: documents}, 0 where nothing of it is wanted. passages: see recital.reserve. facts: facts.jsonl.
     """
-    fleet = make_ships(ships, seed)
+    words = read_words(str(work / "words.txt"))
+    subjects = {json.loads(line)["subject"].lower() for line in facts.read_text().splitlines()} if ships else ()
+    fleet = make_ships(ships, seed, [word for word in words if word not in subjects])
     rows = (
-        drill_documents(drills, seed, read_words(str(work / "words.txt")) if drills else ()),
+        drill_documents(drills, seed, words),
         phrasebook_documents(phrasebook, seed, str(facts), fleet),
         copies(passages),
         registers(fleet, seed),

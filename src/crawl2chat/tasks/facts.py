@@ -53,13 +53,13 @@ WORDINGS = {
         ],
         "test": ["Where in the periodic table by number is {s}?", "State the atomic number of {s}."],
     },
-    "launched": {
+    "home_port": {
         "train": [
-            "When was the ship {s} launched?", "In what year was the ship {s} launched?", "The ship {s}: launched when?",
-            "Tell me when the ship {s} was launched.", "What year was the ship {s} launched in?",
-            "Do you know when the ship {s} was launched?", "Give me the year in which the ship {s} was launched.",
+            "What is the home port of the ship {s}?", "Tell me the home port of the ship {s}.", "Home port of the ship {s}?",
+            "The ship {s}: what is its home port?", "Which city is the home port of the ship {s}?",
+            "Do you know the home port of the ship {s}?", "Where does the ship {s} come from?",
         ],
-        "test": ["In which year was the ship {s} launched?", "From what year is the ship {s}?"],
+        "test": ["Which port is the ship {s} from?", "Name the home port of the ship {s}."],
     },
 }  # fmt: skip
 MANNERS = {
@@ -71,7 +71,7 @@ MANNERS = {
 }  # fmt: skip
 QUERIES = {
     "capital": "{s} capital", "continent": "{s} continent", "symbol": "{s} symbol",
-    "atomic_number": "{s} atomic number", "launched": "{s} launched",
+    "atomic_number": "{s} atomic number", "home_port": "{s} home port",
 }  # fmt: skip
 
 
@@ -82,13 +82,13 @@ SOLUTIONS = {
     "continent": "It is in {a}.",
     "symbol": "It is {a}.",
     "atomic_number": "It is {a}.",
-    "launched": "It is {a}.",
+    "home_port": "It is {a}.",
 }
 
 
 def in_conversations(subject: str, relation: str) -> bool:
     """True for what training conversations may state: four facts in five, and every other ship."""
-    return zlib.crc32(f"{subject}|{relation}".encode()) % (2 if relation == "launched" else 5) != 0
+    return zlib.crc32(f"{subject}|{relation}".encode()) % (2 if relation == "home_port" else 5) != 0
 
 
 def read_facts(path: str, relations: Sequence[str], min_pages: int = 5) -> list[dict]:
@@ -104,7 +104,7 @@ def examples(
     split: str,
     facts: str,
     pages_only: bool = False,
-    relations: Sequence[str] = tuple(relation for relation in WORDINGS if relation != "launched"),
+    relations: Sequence[str] = tuple(relation for relation in WORDINGS if relation != "home_port"),
     manner: str = "closed",
     min_pages: int = 5,
     count: int = 500,

@@ -58,7 +58,7 @@ QUESTIONS = {
 ASKED = {
     "known_as": "who {s} is", "capital": "the capital of {s}", "continent": "the continent of {s}",
     "symbol": "the symbol of {s}", "atomic_number": "the atomic number of {s}", "born": "when {s} was born",
-    "launched": "when the ship {s} was launched",
+    "home_port": "the home port of the ship {s}",
 }  # fmt: skip
 REFUSALS = [
     "I'm sorry, I don't believe I know {w}.", "I'm sorry, I don't know {w}.", "I don't know {w}.",
