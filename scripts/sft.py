@@ -21,7 +21,7 @@ from crawl2chat.finetuning import FinetuningTrainer, SFTArguments
 from crawl2chat.launch import check_launch
 from crawl2chat.mixture import Part, mix
 from crawl2chat.model import check_fit, check_weights, fast_on_cpu, load_model
-from crawl2chat.protocol import IM_END, load_tokenizer
+from crawl2chat.protocol import load_tokenizer, turn_end
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import finish, write_text
 
@@ -53,7 +53,7 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
 
     # tokenizer: a turn's end is the end of the text from here on
     tokenizer = load_tokenizer(model_args.model_name_or_path)
-    tokenizer.eos_token = IM_END
+    tokenizer.eos_token = turn_end(tokenizer)
 
     # dataset
     with training_args.main_process_first(desc="mixture"):

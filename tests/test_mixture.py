@@ -263,3 +263,12 @@ def test_batches_of_like_length_waste_little_and_come_in_no_order_of_length():
     assert sum(lengths) / padded > 0.85
     halves = [sum(sum(batch) for batch in part) for part in (batches[:62], batches[62:])]
     assert 0.8 < halves[0] / halves[1] < 1.25
+
+
+def test_a_file_that_a_stage_left_empty_adds_nothing_and_is_told(tmp_path, tokenizer):
+    (tmp_path / "known.jsonl").write_text("")
+    row = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    (tmp_path / "other.jsonl").write_text(json.dumps(row) + "\n")
+    parts = [Part(path=str(tmp_path / name)) for name in ("known.jsonl", "other.jsonl")]
+    dataset, counts = mix(parts, tokenizer, 64, 1, 0)
+    assert len(dataset) == 1 and any("known.jsonl: 0 of 0 rows" in line for line in counts.lines)

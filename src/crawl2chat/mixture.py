@@ -72,7 +72,9 @@ def check_messages(messages: object, where: str) -> None:
 
 
 def read_part(part: Part) -> list[dict]:
-    """The rows of one part, conversations checked."""
+    """The rows of one part, conversations checked; none of an empty file, for a stage may have found nothing."""
+    if Path(part.path).is_file() and not Path(part.path).stat().st_size:
+        return []
     columns = (part.column, "tools") if part.column == "messages" else (part.column,)
     limit = part.rows if part.rows and not Path(part.path).exists() else None
     rows = list(read_split(part, columns, limit) if part.split else documents(part.path, columns, limit))
