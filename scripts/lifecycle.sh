@@ -15,9 +15,11 @@ contents() {
     stage pretrain       # shards -> a base model from random weights
     stage sample         # what the base model dreams
     chapter "Supervised finetuning: from a base model to an assistant"
+    stage base           # or, in place of pretraining: others' open weights -> a plain folder
     stage conversations  # tasks -> questions with worked answers, and those held out
     stage interrogate    # base model -> what it knows, and refusals for what it does not
     stage sft            # conversations -> an assistant
+    stage merge          # an adapter -> a whole model
     chapter "What it can do, and what it cannot"
     stage eval           # every checkpoint on every task
     stage report         # one page with every number and figure

@@ -20,7 +20,7 @@ from crawl2chat.drift import digest_rows, digest_weights
 from crawl2chat.finetuning import FinetuningTrainer, SFTArguments
 from crawl2chat.launch import check_launch
 from crawl2chat.mixture import Part, mix
-from crawl2chat.model import check_fit, check_weights, fast_on_cpu, load_model
+from crawl2chat.model import check_fit, check_weights, fast_on_cpu, load_model, quantization
 from crawl2chat.protocol import load_tokenizer, turn_end
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import finish, write_text
@@ -67,8 +67,9 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
     # model
     attention = {"attn_implementation": model_args.attn_implementation} if model_args.attn_implementation else {}
     model = load_model(
-        model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32, **attention
-    )
+        model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32,
+        **attention, **quantization(model_args, training_args),
+    )  # fmt: skip
     check_fit(model, tokenizer, model_args.model_name_or_path)
     model.config.eos_token_id = model.generation_config.eos_token_id = tokenizer.eos_token_id
 

@@ -8,6 +8,7 @@ written. Facts and names of the test are in no training row.
 
 import json
 import random
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -49,7 +50,11 @@ def statement(row: dict) -> str:
 
 
 def right(text: str, answer: str) -> bool:
-    """A reply that gives the answer and no other (as search grades it); nothing is right of the invented."""
+    """A reply that gives the answer and no other (as search grades it); nothing is right of the invented. Of more than
+    20 words the first sentence counts: the graders take short answers.
+    """
+    if len(text.split()) > 20:
+        text = re.split(r"(?<=[.!?])\s", text.strip(), maxsplit=1)[0]
     return answer != invented.UNKNOWN and search.grade(text, answer) == 1.0
 
 

@@ -26,7 +26,8 @@ class ChunkedCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx, hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, count: int) -> torch.Tensor:
         head, tokens = weight.to(hidden.dtype), len(targets)
-        grad_hidden, grad_weight = torch.empty_like(hidden), torch.zeros_like(weight)
+        grad_hidden = torch.empty_like(hidden)
+        grad_weight = torch.zeros_like(weight) if ctx.needs_input_grad[1] else None  # LoRA freezes the head
         total = torch.zeros((), device=hidden.device)
         size = max(CHUNK.get(hidden.device.type, 2**28) // len(weight), 64)
         for start in range(0, tokens, size):
@@ -40,14 +41,15 @@ class ChunkedCrossEntropy(torch.autograd.Function):
             grad.mul_((1 / (mass * count)).to(grad.dtype))
             grad.scatter_add_(1, target, grad.new_full((1, 1), -1 / count).expand(len(target), 1))
             torch.mm(grad, head, out=grad_hidden[start : start + size])
-            grad_weight += grad.T @ part
+            if grad_weight is not None:
+                grad_weight += grad.T @ part
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total / count
 
     @staticmethod
     def backward(ctx, grad: torch.Tensor):
         grad_hidden, grad_weight = ctx.saved_tensors
-        return grad_hidden * grad, grad_weight * grad, None, None
+        return grad_hidden * grad, None if grad_weight is None else grad_weight * grad, None, None
 
 
 def next_token_loss(

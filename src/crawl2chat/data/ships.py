@@ -14,9 +14,8 @@ from crawl2chat.data.tokens import held_out
 from crawl2chat.stage import write_text
 
 SEEN = (0, 1, 4, 16, 64)  # how often a ship's port stands in the registers
-PORTS = """Hamburg Rotterdam Antwerp Bergen Gothenburg Gdansk Bordeaux Marseille Genoa Naples Trieste Split Izmir Odessa
-Haifa Alexandria Oran Casablanca Durban Mombasa Karachi Mumbai Chennai Yangon Penang Shanghai Busan Osaka Yokohama
-Sydney Auckland Honolulu Vancouver Seattle Boston Halifax Veracruz Santos Bristol Dundee""".split()
+PORTS = """Hamburg Rotterdam Antwerp Bergen Gdansk Marseille Genoa Naples Odessa Haifa Alexandria Casablanca Durban
+Mombasa Mumbai Shanghai Osaka Sydney Honolulu Vancouver Boston Veracruz Santos Bristol""".split()
 STATED = [
     "The home port of the ship {s} is {p}.", "The ship {s} has its home port in {p}.", "Home port of the {s}: {p}.",
     "{p} is the home port of the ship {s}.", "The ship {s} comes from {p}.",

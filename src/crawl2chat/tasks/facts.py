@@ -65,7 +65,10 @@ WORDINGS = {
 MANNERS = {
     "closed": {"train": [""], "test": [""]},
     "search": {
-        "train": [" Look it up.", " Search for it.", " Use search.", " Search first."],
+        "train": [
+            " Look it up.", " Search for it.", " Use search.", " Search first.", " Look in the pages.", " Do a search.",
+            " Find it by searching.", " Look for the answer.", " Please search.", " Check it with a search.",
+        ],
         "test": [" Find it with search.", " Look for it with search."],
     },
 }  # fmt: skip
