@@ -229,4 +229,4 @@ def test_the_laptops_lifecycle_runs_from_raw_pages_to_a_report(tmp_path):
     assert {"eval/sft/identity/accuracy", "eval/sft/ended/share", "peak_memory_gb"} <= set(numbers)
     assert "report: " in done.stdout and "chat: " in done.stdout and "Who are you?" in done.stdout
     again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert again.stdout.count("complete, skipped") == 8
+    assert again.stdout.count("complete, skipped") == 9
