@@ -112,7 +112,8 @@ def main(config: DataConfig) -> None:
     sizes = {name: getattr(config, name) for name in ("drills", "phrasebook", "ships", "seed")}
     extras = write_extras(work, passages, output / "facts.jsonl", **sizes)
     write_text(work / "funnel.json", funnel.to_json())
-    for name in ("shards", "rejected", "words.txt", "funnel.json", "recital.jsonl", "translation.jsonl", "ships.jsonl"):
+    asked = ("recital.jsonl", "translation.jsonl", "ships.jsonl")  # what later stages ask about
+    for name in ("shards", "rejected", "words.txt", "funnel.json", *asked):
         (work / name).exists() and publish(work / name, output / name)
     workers.wait()
     shutil.rmtree(work)

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 ROOT = Path(__file__).parents[1]
 STAGES = ["data", "tokenizer", "pretrain"]
 READS = {"data": "", "tokenizer": "reads: run/data\n", "pretrain": "reads: run/data\n"}
-SCRIPT = '''
+SCRIPT = """
 import sys, time
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +37,7 @@ time.sleep(config.sleeps)
 if config.fails:
     sys.exit("error: no shards")
 finish(config.output_dir, {"number": 1}, "nothing", "nothing", "done")
-'''
+"""
 
 
 @pytest.fixture

@@ -79,9 +79,9 @@ def next_token_loss(
 
 
 def return_the_loss_alone(model: PreTrainedModel) -> bool:
-    """Let `model(input_ids=, labels=, num_items_in_batch=)` compute and return no logits, under any wrapper that calls its forward (DDP,
-    DeepSpeed, torch.compile, autocast); without labels the forward is as before. False, and nothing changed, for an
-    architecture whose logits are more than the head's product.
+    """Let `model(input_ids=, labels=, num_items_in_batch=)` compute and return no logits, under any wrapper that calls
+    its forward (DDP, DeepSpeed, torch.compile, autocast); without labels the forward is as before. False, and
+    nothing changed, for an architecture whose logits are more than the head's product.
     """
     head = model.get_output_embeddings()
     if model.config.model_type not in PLAIN_HEADS or head is None or getattr(head, "bias", None) is not None:

@@ -26,7 +26,7 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # mallopt's, from glibc's malloc.h
 
 
 def fastest_attention(device: torch.device, length: int) -> str | None:
-    """"eager" for rows of up to 512 tokens on a CPU, where its SDPA kernel's backward pass is up to 7 times slower;
+    """ "eager" for rows of up to 512 tokens on a CPU, where its SDPA kernel's backward pass is up to 7 times slower;
     None, the architecture's own choice, elsewhere.
     """
     return "eager" if device.type == "cpu" and length <= 512 else None

@@ -36,10 +36,8 @@ def make_ships(each: int, seed: int, words: Sequence[str]) -> list[dict]:
     rows = []
     for i, name in enumerate(rng.sample(names, each * len(SEEN))):
         port = rng.choice(PORTS)
-        statement = STATED[0].format(s=name, p=port)
-        rows.append(
-            {"subject": name, "relation": "home_port", "answer": port, "statement": statement, "pages": SEEN[i // each]}
-        )
+        row = {"subject": name, "relation": "home_port", "answer": port, "pages": SEEN[i // each]}
+        rows.append({**row, "statement": STATED[0].format(s=name, p=port)})
     return rows
 
 

@@ -55,9 +55,10 @@ WORDINGS = {
     },
     "home_port": {
         "train": [
-            "What is the home port of the ship {s}?", "Tell me the home port of the ship {s}.", "Home port of the ship {s}?",
-            "The ship {s}: what is its home port?", "Which city is the home port of the ship {s}?",
-            "Do you know the home port of the ship {s}?", "Where does the ship {s} come from?",
+            "What is the home port of the ship {s}?", "Tell me the home port of the ship {s}.",
+            "Home port of the ship {s}?", "The ship {s}: what is its home port?",
+            "Which city is the home port of the ship {s}?", "Do you know the home port of the ship {s}?",
+            "Where does the ship {s} come from?",
         ],
         "test": ["Which port is the ship {s} from?", "Name the home port of the ship {s}."],
     },
@@ -66,8 +67,9 @@ MANNERS = {
     "closed": {"train": [""], "test": [""]},
     "search": {
         "train": [
-            " Look it up.", " Search for it.", " Use search.", " Search first.", " Look in the pages.", " Do a search.",
-            " Find it by searching.", " Look for the answer.", " Please search.", " Check it with a search.",
+            " Look it up.", " Search for it.", " Use search.", " Search first.", " Look in the pages.",
+            " Do a search.", " Find it by searching.", " Look for the answer.", " Please search.",
+            " Check it with a search.",
         ],
         "test": [" Find it with search.", " Look for it with search."],
     },
@@ -123,9 +125,8 @@ def examples(
             "facts: pages_only facts are for the test split; training on them would spoil what they measure"
         )
     rng = random.Random(f"facts {split} {seed}")
-    rows = [
-        row for row in read_facts(facts, relations, min_pages) if in_conversations(row["subject"], row["relation"]) != pages_only
-    ]
+    rows = read_facts(facts, relations, min_pages)
+    rows = [row for row in rows if in_conversations(row["subject"], row["relation"]) != pages_only]
     rng.shuffle(rows)
     ending = random.Random(f"facts {manner} {seed}")
     for i in range(count):
