@@ -39,7 +39,7 @@ from transformers import TrainerCallback, set_seed  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 
 from crawl2chat.finetuning import FinetuningTrainer, SFTArguments  # noqa: E402
-from crawl2chat.mixture import Part, in_batches_of_like_length, mix  # noqa: E402
+from crawl2chat.mixture import Part, in_sorted_steps, mix  # noqa: E402
 from crawl2chat.model import fast_on_cpu, load_model  # noqa: E402
 from crawl2chat.protocol import load_tokenizer, turn_end  # noqa: E402
 from crawl2chat.recipe_tree import read_yaml  # noqa: E402
@@ -101,8 +101,8 @@ class Race:
         return load_model(self.recipe["model_name_or_path"], dtype=torch.float32, **chosen)
 
     def ours(self, rows: list[dict]):
-        """scripts/sft.py's Trainer with the recipe's attention, on micro-batches of like length in their own order."""
-        rows = in_batches_of_like_length(rows, self.micro_batch, random.Random(0))
+        """scripts/sft.py's Trainer with the recipe's attention, on micro-batches of like length of the same steps."""
+        rows = in_sorted_steps(rows, self.batch, random.Random(0))
         own = {"train_sampling_strategy": "sequential", "pad_to_multiple_of": self.recipe.get("pad_to_multiple_of")}
         own |= {"batch": self.micro_batch, "gradient_accumulation_steps": self.batch // self.micro_batch}
         args = self.arguments(SFTArguments, **own)

@@ -60,6 +60,7 @@ def main(config: MixtureConfig, training_args: SFTArguments, model_args: ModelCo
         train_dataset, counts = mix(
             config.datasets, tokenizer, training_args.max_length, training_args.train_batch_size, training_args.seed,
             repeats=not config.deduplicate, held_out=config.held_out,
+            batches_a_step=training_args.gradient_accumulation_steps * training_args.world_size,
         )  # fmt: skip
     for line in counts.lines:
         print(f"sft: {line}")

@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from crawl2chat.mixture import Part, in_batches_of_like_length, mix
+from crawl2chat.mixture import Part, in_sorted_steps, mix
 from crawl2chat.protocol import END_OF_TEXT, IM_END
 from tiny import tiny_tokenizer
 
@@ -245,24 +245,24 @@ def test_a_page_that_is_no_text_is_one_line(tokenizer, rows_file):
         mixed(tokenizer, Part(rows_file([{"text": "x"}, {"text": 7}]), column="text"))
 
 
-@pytest.mark.parametrize("count", [1, 3, 4, 63, 64, 65, 1000])
-@pytest.mark.parametrize("batch_size", [1, 4, 32])
-def test_batches_of_like_length_keep_every_row_once(count, batch_size):
+@pytest.mark.parametrize("count, rows_a_step", [(0, 4), (3, 4), (64, 8), (100, 32), (7, 1)])
+def test_a_step_is_a_plain_shuffles_step_with_its_rows_sorted(count, rows_a_step):
     rng = random.Random(count)
     rows = [{"id": i, "input_ids": [0] * rng.randint(1, 200)} for i in range(count)]
-    ordered = in_batches_of_like_length(rows, batch_size, rng)
-    assert sorted(row["id"] for row in ordered) == list(range(count))
+    shuffled = random.Random(5).sample(rows, len(rows))
+    ordered = in_sorted_steps(rows, rows_a_step, random.Random(5))
+    for start in range(0, count, rows_a_step):
+        step = ordered[start : start + rows_a_step]
+        assert {row["id"] for row in step} == {row["id"] for row in shuffled[start : start + rows_a_step]}
+        assert [len(row["input_ids"]) for row in step] == sorted(len(row["input_ids"]) for row in step)
 
 
-def test_batches_of_like_length_waste_little_and_come_in_no_order_of_length():
+def test_micro_batches_of_sorted_steps_waste_less_than_whole_steps():
     rng = random.Random(0)
-    rows = [{"input_ids": [0] * rng.randint(1, 200)} for _ in range(2000)]
-    lengths = [len(row["input_ids"]) for row in in_batches_of_like_length(rows, 16, rng)]
-    batches = [lengths[i : i + 16] for i in range(0, 2000, 16)]
-    padded = sum(16 * max(batch) for batch in batches)
-    assert sum(lengths) / padded > 0.85
-    halves = [sum(sum(batch) for batch in part) for part in (batches[:62], batches[62:])]
-    assert 0.8 < halves[0] / halves[1] < 1.25
+    rows = [{"input_ids": [0] * rng.randint(1, 200)} for _ in range(2048)]
+    lengths = [len(row["input_ids"]) for row in in_sorted_steps(rows, 32, rng)]
+    cells = {size: sum(size * max(lengths[i : i + size]) for i in range(0, 2048, size)) for size in (8, 32)}
+    assert sum(lengths) / cells[8] > 0.8 > 0.6 > sum(lengths) / cells[32]
 
 
 def test_a_file_that_a_stage_left_empty_adds_nothing_and_is_told(tmp_path, tokenizer):

@@ -142,21 +142,16 @@ def encode(row: dict, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], li
     return ids, [0] + [1] * (len(ids) - 1)
 
 
-def in_batches_of_like_length(rows: list[dict], batch_size: int, rng: random.Random, window: int = 32) -> list[dict]:
-    """Shuffle so that each `batch_size` rows in turn are of like length, which wastes little on padding.
+def in_sorted_steps(rows: list[dict], rows_a_step: int, rng: random.Random) -> list[dict]:
+    """Shuffle, then sort by length inside every `rows_a_step` rows: the micro-batches of a step are of like length,
+    which wastes little on padding, while the step is made of the very rows that a plain shuffle gives it.
 
-    Rows are sorted inside windows of `window` batches and the batches are then shuffled. The Trainer's group_by_length
-    leaves its long windows sorted from long to short: with tasks of different lengths the run ends on one of them, and
-    the laptop's model forgot its sums (.03 right against .9).
+    Steps of like length are no steps of the mixture: with tasks of different lengths each step is one task, and the
+    laptop's model learned less from the same rows (.431 nats in training against .364).
     """
     rows = rng.sample(rows, len(rows))
-    span = window * batch_size
-    windows = (sorted(rows[i : i + span], key=lambda row: len(row["input_ids"])) for i in range(0, len(rows), span))
-    rows = [row for part in windows for row in part]
-    whole = len(rows) // batch_size * batch_size
-    batches = [rows[i : i + batch_size] for i in range(0, whole, batch_size)]
-    rng.shuffle(batches)
-    return [row for batch in batches for row in batch] + rows[whole:]
+    steps = (rows[i : i + rows_a_step] for i in range(0, len(rows), rows_a_step))
+    return [row for step in steps for row in sorted(step, key=lambda row: len(row["input_ids"]))]
 
 
 def mix(
@@ -167,8 +162,10 @@ def mix(
     seed: int,
     repeats: bool = True,
     held_out: Sequence[str] = (),
+    batches_a_step: int = 1,
 ) -> tuple[Dataset, Counts]:
-    """One dataset of {"input_ids", "labels"} in the order of training; labels are -100 where no loss falls.
+    """One dataset of {"input_ids", "labels"} in the order of training; labels are -100 where no loss falls. A step is
+    `batches_a_step` micro-batches of `batch_size` rows, of all ranks.
 
     Rows longer than `max_length` are cut; those that lose their whole answer with it are dropped and counted. What
     `repeats` and `held_out` do is said in `clean`.
@@ -207,7 +204,7 @@ def mix(
     if not encoded:
         fail("sft: no row is left to train on; raise max_length or check the datasets of the recipe")
     counts.rows = len(encoded)
-    encoded = in_batches_of_like_length(encoded, batch_size, rng)
+    encoded = in_sorted_steps(encoded, batch_size * batches_a_step, rng)
     used = packing([len(row["input_ids"]) for row in encoded], max_length, batch_size)
     counts.padded, counts.packed = used["padded"], used["packed"]
     counts.lines += [*lengths.lines(), cells_line(used)]
