@@ -146,8 +146,8 @@ def in_sorted_steps(rows: list[dict], rows_a_step: int, rng: random.Random) -> l
     """Shuffle, then sort by length inside every `rows_a_step` rows: the micro-batches of a step are of like length,
     which wastes little on padding, while the step is made of the very rows that a plain shuffle gives it.
 
-    Steps of like length are no steps of the mixture: with tasks of different lengths each step is one task, and the
-    laptop's model learned less from the same rows (.431 nats in training against .364).
+    Steps of like length are no steps of the mixture: with tasks of different lengths each step is one task, and after
+    60 of them the laptop's model had 1.20 nats a supervised token held out, against 0.82 shuffled.
     """
     rows = rng.sample(rows, len(rows))
     steps = (rows[i : i + rows_a_step] for i in range(0, len(rows), rows_a_step))
