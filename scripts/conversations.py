@@ -6,33 +6,20 @@ Writes: <task>/train.jsonl ({"messages", "task"}), <task>/test.jsonl ({"prompt",
 python scripts/conversations.py recipes/laptop/conversations.yaml
 """
 
-import importlib
-import inspect
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 
 from tqdm import tqdm
 
 from crawl2chat.labelling import Labelling, label
+from crawl2chat.problems import TaskRows, ask
 from crawl2chat.recipe import parse_recipe
 from crawl2chat.stage import fail, finish, write_text
 from crawl2chat.tools import for_one_reply, open_tools
 from crawl2chat.tools.search import build_index
-
-
-@dataclass
-class TaskRows:
-    """How many conversations of one task, and the task's own knobs."""
-
-    name: str = field(metadata={"help": "the folder they are written to, and what metrics call them"})
-    task: str = field(metadata={"help": "a module of src/crawl2chat/tasks"})
-    train: int = field(default=0, metadata={"help": "conversations to train on", "ge": 0})
-    test: int = field(default=0, metadata={"help": "questions held out", "ge": 0})
-    knobs: dict = field(default_factory=dict, metadata={"help": "arguments of the task's examples()"})
 
 
 @dataclass
@@ -51,15 +38,6 @@ class ConversationsConfig:
 
 
 RECIPE = (ConversationsConfig,)
-
-
-def ask(task: ModuleType, entry: TaskRows, split: str, seed: int) -> Iterator[dict]:
-    """The task's examples; a knob that is missing or wrong is one clear line."""
-    try:
-        if count := getattr(entry, split):
-            yield from task.examples(split, count=count, seed=seed, **entry.knobs)
-    except (TypeError, ValueError, LookupError, OSError) as error:
-        fail(f"conversations: {entry.name}: {error}; check the knobs of task {entry.task}")
 
 
 def converse(example: dict, tools: list[Callable[[str], str]]) -> list[dict]:
@@ -87,18 +65,9 @@ def main(config: ConversationsConfig) -> None:
 
     rows, dropped, asked_in_training = Counter(), Counter(), set()
     for entry in tqdm(config.tasks, desc="conversations"):
-        try:
-            task = importlib.import_module(f"crawl2chat.tasks.{entry.task}")
-        except ModuleNotFoundError:
-            known = sorted(p.stem for p in Path(__file__).parents[1].glob("src/crawl2chat/tasks/[a-z]*.py"))
-            fail(f"conversations: no task {entry.task!r} in src/crawl2chat/tasks; there are {', '.join(known)}")
-        unknown = set(entry.knobs) - set(inspect.signature(task.examples).parameters)
-        if unknown:
-            fail(f"conversations: task {entry.task} has no knob {sorted(unknown)[0]!r}; see its examples()")
-
         # train
         lines = []
-        for example in ask(task, entry, "train", config.seed):
+        for example in ask(entry, "train", config.seed):
             if missing := {call["name"] for call in example.get("calls", [])} - {t.__name__ for t in tools}:
                 fail(f"conversations: {entry.name} calls {', '.join(missing)}: give the recipe `search_pages`")
             messages = converse(example, tools)
@@ -117,7 +86,7 @@ def main(config: ConversationsConfig) -> None:
 
         # test: no question of the training rows, whatever the task promises
         lines = []
-        for example in ask(task, entry, "test", config.seed):
+        for example in ask(entry, "test", config.seed):
             if json.dumps(example["prompt"]) in asked_in_training:
                 question = example["prompt"][-1]["content"]
                 fail(f"conversations: {entry.name} asks a training question in its test split: {question!r}")

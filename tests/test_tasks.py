@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from crawl2chat.tasks import addition, apples, comparison, counting, facts, identity, product, search, spelling
+from crawl2chat.tasks import addition, apples, comparison, counting, facts, identity, product, search, spelling, sums
 from crawl2chat.tools.interpreter import open_interpreter
 
 WORDS = """house river garden window bread letter summer winter yellow orange purple silver market village bridge
@@ -58,6 +58,9 @@ CASES = {
     "product": (product, {}),
     "facts": (facts, {"facts": None}),
     "search": (search, {"facts": None, "relations": ["born", "known_as"]}),
+    "sums": (sums, {}),
+    "sums_at_once_of_one_digit": (sums, {"manner": "direct", "digits": 1}),
+    "sums_by_steps_of_four_digits": (sums, {"manner": "steps", "digits": 4, "operations": ["minus"]}),
 }
 
 
