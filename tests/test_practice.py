@@ -3,10 +3,10 @@
 import math
 
 import pytest
-from tiny import tiny_model, tiny_tokenizer
 
 from crawl2chat.practice import Rollout, measure, rollouts, summary
 from crawl2chat.problems import TaskRows, read_problems
+from tiny import tiny_model, tiny_tokenizer
 
 PROBLEMS = read_problems([TaskRows("sums", "sums", train=6, test=4)], "train", 0)[:4]
 
