@@ -1,14 +1,15 @@
 """Grade every checkpoint on every task: accuracy with its standard error, replies that end, bits per byte, benchmarks.
 
 Reads: model folders, held-out questions (<task>/test.jsonl), held-out pages (heldout.jsonl), the search index
-Writes: metrics.json (<checkpoint>/<task>/accuracy, <checkpoint>/bits_per_byte, ...), replies.jsonl
+Writes: metrics.json (<checkpoint>/<task>/accuracy, pass_at_<k>, <checkpoint>/bits_per_byte, ...), replies.jsonl,
+settings.json (the prompts' digest, the sampling and the versions: what runs that compare must share)
 
 accelerate launch scripts/eval.py recipes/eval.yaml
 python scripts/eval.py recipes/laptop/eval.yaml
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -17,10 +18,12 @@ from tqdm import tqdm
 from transformers.utils.logging import disable_progress_bar
 
 from crawl2chat import evaluation, interrogation
-from crawl2chat.evaluation import Benchmarks, Checkpoint, Questions
+from crawl2chat.benchmarks import Benchmarks, evaluate_benchmarks
+from crawl2chat.evaluation import Checkpoint, Questions
 from crawl2chat.model import check_fit, load_model
 from crawl2chat.protocol import CHAT_TEMPLATES, load_tokenizer
 from crawl2chat.recipe import parse_recipe
+from crawl2chat.runs import versions
 from crawl2chat.stage import fail, finish, write_text
 from crawl2chat.tools import open_tools
 
@@ -40,7 +43,9 @@ class EvalConfig:
     batch_size: int = field(default=64, metadata={"help": "conversations answered at once", "ge": 1})
     backend: Literal["monty", "cpython"] = field(default="monty", metadata={"help": "the Python that a reply calls"})
     temperature: float = field(default=0.0, metadata={"help": "0 is greedy", "ge": 0})
-    seed: int = field(default=0, metadata={"help": "picks the questions where there are more than n"})
+    top_k: int = field(default=0, metadata={"help": "draw from so many likeliest tokens; 0: all", "ge": 0})
+    top_p: float = field(default=1.0, metadata={"help": "draw from the likeliest that hold it", "gt": 0, "le": 1})
+    seed: int = field(default=0, metadata={"help": "draws, and picks the questions where there are more than n"})
     lm_eval: Benchmarks | None = field(default=None, metadata={"help": "public benchmarks to run as well"})
 
 
@@ -65,10 +70,11 @@ def main(config: EvalConfig) -> None:
     except (ValueError, OSError, RuntimeError) as error:
         fail(f"eval: {error}")
 
-    generation = {key: getattr(config, key) for key in ("temperature", "seed", "batch_size")}
+    generation = {key: getattr(config, key) for key in ("temperature", "top_k", "top_p", "seed")}
+    drawn = {entry.name: evaluation.settings(entry, questions[entry.name], **generation) for entry in asking}
     metrics: dict[str, float] = {}
     replies: list[dict] = []
-    asked = sum(map(len, questions.values()))
+    asked = sum(len(questions[entry.name]) * entry.samples for entry in asking)
     bar = tqdm(total=len(config.checkpoints) * (asked + len(pages)), unit=" questions")
     for checkpoint in config.checkpoints:
         # tokenizer, model
@@ -79,19 +85,21 @@ def main(config: EvalConfig) -> None:
         transcript = (CHAT_TEMPLATES / "transcript.jinja").read_text() if checkpoint.prompt == "transcript" else None
 
         # tasks: answer, grade
-        generation["max_new_tokens"] = checkpoint.max_new_tokens or config.max_new_tokens
+        room = {"max_new_tokens": checkpoint.max_new_tokens or config.max_new_tokens, "batch_size": config.batch_size}
         ended = []
         for entry in asking:
             bar.set_description(f"{name} {entry.name}")
             given = [tools[tool] for tool in entry.tools]
+            how = {key: drawn[entry.name][key] for key in (*generation, "samples")} | room
+            how["progress"] = entry.samples > 1
             try:
                 found = evaluation.evaluate_task(
-                    model, tokenizer, graders[entry.name], questions[entry.name], given, transcript, **generation
+                    model, tokenizer, graders[entry.name], questions[entry.name], given, transcript, **how
                 )
             except ValueError as error:  # a question that does not fit the model, a grader that fails on every answer
                 fail(f"eval: {name} on {entry.name}: {error}")
-            rows, ungraded = found["rows"], found["ungraded"]
-            metrics |= {f"{name}/{entry.name}/{key}": found[key] for key in ("accuracy", "stderr", "n", "mean_tokens")}
+            rows, ungraded = found.pop("rows"), found.pop("ungraded")
+            metrics |= {f"{name}/{entry.name}/{key}": value for key, value in found.items() if key != "ended"}
             if ungraded:
                 metrics[f"{name}/{entry.name}/ungraded"] = ungraded
                 bar.write(f"eval: {name}: {ungraded} of {len(rows)} answers of {entry.name} could not be graded")
@@ -108,7 +116,7 @@ def main(config: EvalConfig) -> None:
 
         # public benchmarks
         if config.lm_eval:
-            scores |= evaluation.evaluate_benchmarks(model, tokenizer, config.lm_eval)
+            scores |= evaluate_benchmarks(model, tokenizer, config.lm_eval)
         metrics |= {f"{name}/{key}": value for key, value in scores.items()}
     bar.close()
 
@@ -122,6 +130,9 @@ def main(config: EvalConfig) -> None:
         print(interrogation.cells_table(asked_after, f"{names[-1]}"))
     replies_file = Path(config.output_dir) / "replies.jsonl"
     write_text(replies_file, "".join(json.dumps(row) + "\n" for row in replies))
+    who = [asdict(checkpoint) for checkpoint in config.checkpoints]
+    kept = {"tasks": drawn, "checkpoints": who, "max_new_tokens": config.max_new_tokens, "versions": versions()}
+    write_text(Path(config.output_dir) / "settings.json", json.dumps(kept, indent=1) + "\n")
     mean = sum(metrics[f"{names[-1]}/{task}/accuracy"] for task in questions) / max(len(questions), 1)
     finish(
         config.output_dir,

@@ -8,18 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-import yaml
 
 from crawl2chat import evaluation
 from crawl2chat.engine import Completion, Reply
 from crawl2chat.evaluation import (
-    Benchmarks,
     Checkpoint,
     Questions,
     bits_per_byte,
-    evaluate_benchmarks,
     evaluate_task,
     load_task,
+    normal_form,
     read_rows,
 )
 from crawl2chat.protocol import END_OF_TEXT
@@ -103,6 +101,32 @@ def test_a_failing_grader_is_counted_and_never_a_zero(monkeypatch):
         graded(monkeypatch, [replied("?")], [question("", "")], SimpleNamespace(grade=grade))
 
 
+def test_samples_of_a_question_are_told_apart_and_counted_together(monkeypatch):
+    replies = [replied(text) for text in ("4", "6", "5", "6")]  # both questions, then both again
+    monkeypatch.setattr(evaluation, "generate", lambda _m, _t, asked, **_k: replies if len(asked) == 4 else [])
+    found = evaluate_task(None, None, EXACT, [question("2+2", "4"), question("3+3", "6")], samples=2)
+    assert [row["sample"] for row in found["rows"]] == [0, 0, 1, 1]
+    assert (found["accuracy"], found["pass_at_2"], found["n"], found["samples"]) == (0.75, 1.0, 2, 2)
+    assert found["majority_at_2"] == 0.75 and found["stderr"] == pytest.approx(0.25)  # a tie of 4 and 5 is half right
+
+
+def test_more_samples_leave_the_earlier_ones_as_they_were(model, tokenizer):
+    def asked(samples: int) -> list[dict]:
+        how = {"samples": samples, "temperature": 1.0, "max_new_tokens": 6, "seed": 3}
+        return evaluate_task(model, tokenizer, EXACT, [question("2+2", "4"), question("3+3", "6")], **how)["rows"]
+
+    two, three = asked(2), asked(3)
+    assert three[:4] == two and two[:2] != [{**row, "sample": 0} for row in two[2:]]
+
+
+def test_a_vote_is_for_what_the_answer_says_and_not_for_how():
+    plain, gym = SimpleNamespace(), SimpleNamespace(stated=lambda text: text.split("\n")[-1])
+    assert normal_form(plain, " The answer is **12**. ") == normal_form(plain, "So the answer is: 12") == "12"
+    assert normal_form(plain, "Ulm,  on the Danube.") == "ulm, on the danube"
+    assert normal_form(gym, "3 * 4\nThe answer is 12.") == normal_form(gym, "4 * 3\n12") == "12"
+    assert normal_form(SimpleNamespace(normal=lambda text: len(text)), "abc") == "3"
+
+
 def test_a_base_model_answers_as_a_transcript_up_to_the_next_speaker(monkeypatch, tokenizer):
     asked = []
 
@@ -171,40 +195,6 @@ def test_broken_rows_are_one_clear_line(tmp_path, text, complaint):
     with pytest.raises(SystemExit) as stop:
         read_rows(path, ("prompt", "answer"))
     assert str(path) in stop.value.code and complaint in stop.value.code and "\n" not in stop.value.code
-
-
-@pytest.fixture
-def local_benchmark(tmp_path):
-    """An lm-eval task of three questions in a folder: what `include_path` names."""
-    rows = [
-        {"question": f"The capital of {c} is", "choices": ["Paris", "Tokyo"], "label": i % 2}
-        for i, c in enumerate("abc")
-    ]
-    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    task = {
-        "task": "local_capitals",
-        "dataset_path": "json",
-        "dataset_kwargs": {"data_files": {"test": str(tmp_path / "rows.jsonl")}},
-        "test_split": "test",
-        "output_type": "multiple_choice",
-        "doc_to_text": "question",
-        "doc_to_choice": "choices",
-        "doc_to_target": "label",
-        "metric_list": [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}],
-    }
-    (tmp_path / "local_capitals.yaml").write_text(yaml.safe_dump(task))
-    return tmp_path
-
-
-def test_lm_eval_runs_a_local_task_offline(model, tokenizer, local_benchmark, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", local_benchmark / "cache")
-    found = evaluate_benchmarks(model, tokenizer, Benchmarks(["local_capitals"], include_path=str(local_benchmark)))
-    assert 0 <= found["local_capitals/acc"] <= 1 and "local_capitals/acc_stderr" in found
-
-
-def test_an_unknown_benchmark_names_the_nearest(model, tokenizer, local_benchmark):
-    with pytest.raises(SystemExit, match="unknown task 'local_capital'; did you mean 'local_capitals'"):
-        evaluate_benchmarks(model, tokenizer, Benchmarks(["local_capital"], include_path=str(local_benchmark)))
 
 
 def eval_script():
@@ -277,4 +267,41 @@ def test_an_unknown_tool_is_one_clear_line(config):
     script, config = config
     config.tasks[0].tools = ["browser"]
     with pytest.raises(SystemExit, match="no tool 'browser'"):
+        script.main(config)
+
+
+def test_several_samples_are_drawn_and_what_was_asked_is_recorded(config, tmp_path, capsys):
+    script, config = config
+    config.tasks.append(
+        Questions("sampled", "addition", str(tmp_path / "conversations"), n=3, samples=3, temperature=1.5)
+    )
+    (tmp_path / "conversations" / "sampled").symlink_to(tmp_path / "conversations" / "addition_steps")
+    config.lm_eval = config.heldout = None
+    script.main(config)
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    keys = {key.removeprefix("sft/sampled/") for key in metrics if key.startswith("sft/sampled/")}
+    assert keys == {"accuracy", "stderr", "seeds_stderr", "n", "samples", "mean_tokens"} | {
+        "pass_at_2",
+        "pass_at_3",
+        "majority_at_3",
+    }
+    assert (metrics["sft/sampled/n"], metrics["sft/sampled/samples"]) == (3, 3)
+    assert "sft/addition_steps/samples" not in metrics and "majority_at_3" in capsys.readouterr().out
+    replies = [json.loads(line) for line in (tmp_path / "eval" / "replies.jsonl").read_text().splitlines()]
+    assert [row.get("sample") for row in replies if row["checkpoint"] == "sft"] == [None] * 4 + [0] * 3 + [1] * 3 + [
+        2
+    ] * 3
+    settings = json.loads((tmp_path / "eval" / "settings.json").read_text())
+    drawn, greedy = settings["tasks"]["sampled"], settings["tasks"]["addition_steps"]
+    assert (drawn["temperature"], drawn["samples"], greedy["temperature"]) == (1.5, 3, 0.0)
+    assert {"top_p", "top_k", "seed", "questions"} < drawn.keys() and "torch" in settings["versions"]
+    assert drawn["prompts_sha256"] != greedy["prompts_sha256"]
+    first = [{"prompt": row["prompt"]} for row in replies if row["task"] == "sampled"][:3]
+    assert evaluation.settings(config.tasks[1], first, temperature=0.0)["prompts_sha256"] == drawn["prompts_sha256"]
+
+
+def test_several_greedy_samples_are_one_clear_line(config, tmp_path):
+    script, config = config
+    config.tasks[0].samples = 4
+    with pytest.raises(SystemExit, match="addition_steps: 4 greedy samples are all the same"):
         script.main(config)

@@ -1,6 +1,10 @@
-"""Generate and grade, lm-eval's benchmarks, and bits per byte on held-out text; choices during a run: choices.py."""
+"""Generate and grade, once or several times a question, and bits per byte on held-out text.
+
+Public benchmarks are lm-eval's, in benchmarks.py; choices scored during a run are in choices.py.
+"""
 
 import difflib
+import hashlib
 import importlib
 import json
 import pkgutil
@@ -46,20 +50,8 @@ class Questions:
     n: int = field(default=100, metadata={"help": "questions at most", "ge": 1})
     tools: list[str] = field(default_factory=list, metadata={"help": "what the model may call: search, python"})
     system: str | None = field(default=None, metadata={"help": "a system message before every question"})
-
-
-@dataclass
-class Benchmarks:
-    """Public benchmarks, as lm-eval names them."""
-
-    tasks: list[str] = field(metadata={"help": "hellaswag, arc_easy, mmlu, gsm8k, ..."})
-    num_fewshot: int | None = field(default=None, metadata={"help": "worked examples before a question", "ge": 0})
-    limit: float | None = field(
-        default=None, metadata={"help": "questions a task at most, or below 1 their share", "gt": 0}
-    )
-    include_path: str | None = field(default=None, metadata={"help": "a folder of further task files", "reads": True})
-    apply_chat_template: bool = field(default=False, metadata={"help": "ask in the checkpoint's chat template"})
-    batch_size: int = field(default=16, metadata={"help": "sequences at once", "ge": 1})
+    samples: int = field(default=1, metadata={"help": "replies to every question; above 1 they are drawn", "ge": 1})
+    temperature: float | None = field(default=None, metadata={"help": "in place of the recipe's", "ge": 0})
 
 
 def load_task(name: str) -> ModuleType:
@@ -153,38 +145,68 @@ def evaluate_task(
     examples: Sequence[dict],
     tools: Sequence[Callable] = (),
     transcript: str | None = None,
+    samples: int = 1,
     **generation,
 ) -> dict:
-    """Answer every example ({"prompt", "answer", "calls"?}) and grade the answers.
+    """Answer every example ({"prompt", "answer", "calls"?}), `samples` times each, and grade the answers.
 
     A chat model answers in its own template and may call `tools`; with `transcript` (a Jinja template) a base model
     goes on with that document instead. `generation` is the engine's (max_new_tokens, temperature, seed, batch_size).
-    Returns accuracy, stderr, n and ungraded as metrics.accuracy, ended (share of replies that ended themselves),
-    mean_tokens (written by the model, a reply), and rows: each example's prompt, answer, reply, score,
-    ended, tokens, and seen where it has one.
+    Returns accuracy, stderr, n and ungraded as metrics.accuracy, with several samples all of metrics.sampled; ended
+    (share of replies that ended themselves), mean_tokens (written by the model, a reply), and rows: each reply's
+    prompt, answer, reply, score, ended, tokens, seen where the example has one, and with several samples the number
+    of its own (0 for the first reply to each question; more samples leave the earlier ones as they were).
     Raises ValueError where not one answer could be graded.
     """
-    conversations = [example["prompt"] for example in examples]
+    asked = [example for _ in range(samples) for example in examples]
+    conversations = [example["prompt"] for example in asked]
     if transcript is None:
         replies = generate(model, tokenizer, conversations, tools=tools, **generation)
         answers = [(reply.messages, reply.text, reply.ended, sum(reply.completion_mask)) for reply in replies]
     else:
         answers = list(continue_transcript(model, tokenizer, conversations, transcript, **generation))
-    rows = []
-    for example, (messages, text, ended, tokens) in zip(examples, answers, strict=True):
+    rows, forms = [], []
+    for number, (example, (messages, text, ended, tokens)) in enumerate(zip(asked, answers, strict=True)):
         score, error = grade_reply(task, example, messages, text)
         row = {"prompt": example["prompt"], "answer": example["answer"], "reply": messages, "score": score}
         row |= {"seen": example["seen"]} if "seen" in example else {}
+        row |= {"sample": number // len(examples)} if samples > 1 else {}
         rows.append({**row, "ended": ended, "tokens": tokens, **({"error": error} if error else {})})
+        forms.append(normal_form(task, text) if samples > 1 else "")
     errors = [row["error"] for row in rows if "error" in row]
     if len(errors) == len(rows):
         raise ValueError(f"none of {len(rows)} answers could be graded: {errors[0]}" if errors else "no examples")
+    scores, size = [row["score"] for row in rows], len(examples)
+    by_question = [scores[i::size] for i in range(size)]
+    found = metrics.sampled(by_question, [forms[i::size] for i in range(size)]) if samples > 1 else {}
     return {
-        **metrics.accuracy([row["score"] for row in rows]),
+        **(found or metrics.accuracy(scores)),
         "ended": sum(row["ended"] for row in rows) / len(rows),
         "mean_tokens": sum(row["tokens"] for row in rows) / len(rows),
         "rows": rows,
     }
+
+
+def normal_form(task: ModuleType, text: str) -> str:
+    """What a reply's vote counts for: the task's `normal(completion)`; else what its `stated(completion)`, or the
+    whole reply, says after "the answer is", in small letters and without space or punctuation at its ends."""
+    if hasattr(task, "normal"):
+        return str(task.normal(text))
+    said = re.split(r"answer is:?", task.stated(text) if hasattr(task, "stated") else text, flags=re.IGNORECASE)[-1]
+    return " ".join(said.casefold().split()).strip(" .,;:!*`'\"")
+
+
+def settings(entry: Questions, questions: Sequence[dict], **generation) -> dict:
+    """What two runs must share for their numbers on a task to compare: how replies are drawn, and what is asked
+    (`prompts_sha256`, of the questions in their order, system messages included). Stops at several greedy samples."""
+    drawn = {**generation, "samples": entry.samples}
+    if entry.temperature is not None:
+        drawn["temperature"] = entry.temperature
+    if entry.samples > 1 and not drawn["temperature"]:
+        fail(f"eval: {entry.name}: {entry.samples} greedy samples are all the same; give it a temperature above 0")
+    prompts = json.dumps([row["prompt"] for row in questions], ensure_ascii=True, sort_keys=True)
+    digest = hashlib.sha256(prompts.encode()).hexdigest()
+    return {**drawn, "questions": len(questions), "prompts_sha256": digest}
 
 
 @torch.no_grad()
@@ -262,53 +284,17 @@ def evaluate_pages(
     return {key: metrics.bits_per_byte(nats[key], size[key]) for key in nats}
 
 
-def evaluate_benchmarks(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, benchmarks: Benchmarks
-) -> dict[str, float]:
-    """Public benchmarks run by lm-eval on the loaded model.
-
-    Returns <task>/<metric> with lm-eval's names (acc, acc_norm, acc_stderr, exact_match_strict-match, ...); an unknown
-    task, or data that is not at hand, is one clear line.
-    """
-    import lm_eval
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks import TaskManager
-
-    tasks, include_path = benchmarks.tasks, benchmarks.include_path
-    manager = TaskManager(include_path=include_path, include_defaults=False) if include_path else None
-    if manager is None or not set(tasks) <= set(manager.all_tasks):  # lm-eval's own list takes seconds to read
-        manager = TaskManager(include_path=include_path)
-    for task in tasks:
-        if task not in manager.task_index:
-            near = difflib.get_close_matches(task, manager.all_tasks, n=1)
-            fail(f"lm_eval: unknown task {task!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
-    try:
-        found = lm_eval.simple_evaluate(
-            model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=benchmarks.batch_size),
-            tasks=list(tasks),
-            num_fewshot=benchmarks.num_fewshot,
-            limit=benchmarks.limit,
-            apply_chat_template=benchmarks.apply_chat_template,
-            task_manager=manager,
-            log_samples=False,
-        )
-    except (OSError, ValueError, RuntimeError) as error:
-        fail(f"lm_eval: {', '.join(tasks)}: {str(error).splitlines()[0]}; are the data sets at hand?")
-    numbers = {}
-    for task, values in found["results"].items():
-        for key, value in values.items():
-            metric, _, chosen = key.partition(",")
-            if chosen and isinstance(value, int | float):
-                numbers[f"{task}/{metric}" + (f"_{chosen}" if chosen != "none" else "")] = float(value)
-    return numbers
-
-
 def capability_table(numbers: dict[str, float], checkpoints: Sequence[str], tasks: Sequence[str]) -> str:
-    """Tasks down, checkpoints across: accuracy and standard error in per cent; below, endings and bits per byte."""
+    """Tasks down, checkpoints across: accuracy and standard error in per cent, with several samples pass@k and the
+    majority's; below, endings and bits per byte."""
     rows = [["", *checkpoints]]
     for task in tasks:
         pairs = [(numbers[f"{name}/{task}/accuracy"], numbers[f"{name}/{task}/stderr"]) for name in checkpoints]
         rows.append([task, *(f"{100 * mean:.1f} ± {100 * error:.1f}" for mean, error in pairs)])
+        drawn = [key.split("/")[-1] for key in numbers if key.startswith(f"{checkpoints[0]}/{task}/")]
+        for key in [key for key in drawn if key.startswith(("pass_at_", "majority_at_"))]:
+            shares = [numbers.get(f"{name}/{task}/{key}") for name in checkpoints]
+            rows.append([f"  {key}", *("" if share is None else f"{100 * share:.1f}" for share in shares)])
     for key in ("ended/share", "bits_per_byte"):
         values = [numbers.get(f"{name}/{key}") for name in checkpoints]
         rows.append([key, *("" if value is None else f"{value:.3f}" for value in values)])

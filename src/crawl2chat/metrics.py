@@ -1,6 +1,7 @@
 """Numbers that say how good a model is: plain functions, and each again as an `evaluate.Metric` that needs no hub."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
@@ -31,6 +32,44 @@ def pass_at_k(samples: int, right: int, k: int) -> float:
     if not (0 <= right <= samples and 1 <= k <= samples):
         raise ValueError(f"pass@{k} needs 1 <= k <= samples and 0 <= right <= samples, got {right} right of {samples}")
     return 1.0 - math.comb(samples - right, k) / math.comb(samples, k)
+
+
+def majority(answers: Sequence[str], scores: Sequence[float | None]) -> float:
+    """Score of the answer that most of one question's samples give; where answers tie, the mean of theirs.
+
+    `answers` are normal forms: equal answers are one vote each for the same thing. Samples without a score have no
+    vote. Self-consistency, Wang et al. 2022 (arXiv:2203.11171). Raises ValueError where nothing was graded.
+    """
+    votes = [(answer, score) for answer, score in zip(answers, scores, strict=True) if score is not None]
+    if not votes:
+        raise ValueError(f"none of {len(scores)} answers was graded: there is no majority to grade")
+    counts = Counter(answer for answer, _ in votes)
+    leaders = [answer for answer, count in counts.items() if count == max(counts.values())]
+    return fmean(fmean(score for answer, score in votes if answer == leader) for leader in leaders)
+
+
+def sampled(scores: Sequence[Sequence[float | None]], answers: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Several replies to every question: `scores` and `answers` (normal forms) are (questions, samples).
+
+    Returns accuracy (pass@1: the mean of the questions' means), stderr (clustered by question: a question's samples
+    are not independent; Miller 2024, arXiv:2411.00640), seeds_stderr (over the runs of one sample a question), n
+    (questions graded), samples, ungraded (replies), pass_at_<k> for k = 2, 4, 8, ... and all samples (right: a score
+    of 1), and majority_at_<samples>. Replies without a score are left out; a question with fewer than k scores counts
+    for no pass_at_<k>. Raises ValueError where nothing was graded.
+    """
+    graded = [[score for score in row if score is not None] for row in scores]
+    found = accuracy([fmean(row) if row else None for row in graded])
+    samples = max(map(len, scores))
+    runs = [[score for score in run if score is not None] for run in zip(*scores, strict=True)]
+    means = [fmean(run) for run in runs if run]
+    found["seeds_stderr"] = stdev(means) / math.sqrt(len(means)) if len(means) > 1 else 0.0
+    found |= {"samples": samples, "ungraded": sum(map(len, scores)) - sum(map(len, graded))}
+    for k in [*(2**i for i in range(1, samples.bit_length()) if 2**i < samples), samples]:
+        counts = [(len(row), sum(score >= 1 for score in row)) for row in graded if len(row) >= k]
+        if counts:
+            found[f"pass_at_{k}"] = fmean(pass_at_k(total, right, k) for total, right in counts)
+    votes = [majority(*pair) for pair, row in zip(zip(answers, scores, strict=True), graded, strict=True) if row]
+    return {**found, f"majority_at_{samples}": fmean(votes)}
 
 
 def bits_per_byte(nats: float, utf8_bytes: int) -> float:
@@ -76,6 +115,20 @@ class PassAtK(Metric):
     def _compute(self, predictions: list[list[float]], k: Sequence[int] = (1,)) -> dict[str, float]:
         counts = [(len(scores), sum(score >= 1 for score in scores)) for scores in predictions]
         return {f"pass@{draws}": fmean(pass_at_k(n, right, draws) for n, right in counts) for draws in k}
+
+
+class MajorityAtK(Metric):
+    """majority@k over problems; `predictions` are each problem's k answers, `references` their scores (None: none)."""
+
+    columns = {
+        "predictions": datasets.Sequence(datasets.Value("string")),
+        "references": datasets.Sequence(datasets.Value("float64")),
+    }
+    paper = "Wang et al. 2022, Self-Consistency Improves Chain of Thought Reasoning, arXiv:2203.11171"
+
+    def _compute(self, predictions: list[list[str]], references: list[list[float | None]]) -> dict[str, float]:
+        pairs = zip(predictions, references, strict=True)
+        return {f"majority@{max(map(len, predictions))}": fmean(majority(*pair) for pair in pairs)}
 
 
 class BitsPerByte(Metric):
