@@ -11,6 +11,7 @@ from crawl2chat.runs import Run, Target, all_numbers, read_json, versions
 from crawl2chat.web.assistant import identity, interrogation, memory, thinking
 from crawl2chat.web.cheese import capabilities, examples
 from crawl2chat.web.fragments import bar, clip, details, said, section, spoken, table
+from crawl2chat.web.practice import practice
 from crawl2chat.web.psychology import psychology, sample
 from crawl2chat.web.tokens import STYLE as TOKEN_STYLE
 
@@ -214,6 +215,7 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
         memory(run),
         identity(run),
         thinking(run),
+        practice(run),
         capabilities(run),
         examples(run),
         times(run, numbers),
