@@ -45,7 +45,6 @@ WORDINGS = {
         ],
     },
 }
-SHARE_AT_ONCE = 0.7  # of manner "either"
 
 
 def shows_work(completion: str) -> bool:
@@ -58,19 +57,20 @@ def examples(
     manner: str = "either",
     digits: int = 2,
     operations: Sequence[str] = ("plus", "minus"),
+    at_once: float = 0.7,
     errors: float = 0.0,
     count: int = 1000,
     seed: int = 0,
 ) -> Iterator[dict]:
-    """Manner: direct, steps or either, of the same problems. `errors`: the share of worked solutions with a slip, as
-    of a teacher who errs; answers stay right.
+    """Manner: direct, steps or either, of the same problems; of either, the share `at_once` is answered so. `errors`:
+    the share of solutions with a slip, as of a teacher who errs; answers stay right.
 
     Raises ValueError for another manner or operation, or numbers without digits.
     """
     if manner not in ("direct", "steps", "either") or not operations or not set(operations) <= set(WORDINGS):
         raise ValueError(f"sums: manner is direct, steps or either, and operations are of {', '.join(WORDINGS)}")
-    if digits < 1 or not 0 <= errors <= 1:
-        raise ValueError(f"sums: digits is at least 1 and errors 0 to 1, got {digits} and {errors}")
+    if digits < 1 or not 0 <= errors <= 1 or not 0 <= at_once <= 1:
+        raise ValueError(f"sums: digits is at least 1, errors and at_once 0 to 1: {digits}, {errors} and {at_once}")
     rng, ways = random.Random(f"sums {split} {digits} {seed}"), random.Random(f"sums ways {split} {seed}")
     low, high = 10 ** (digits - 1) if digits > 1 else 2, 10**digits - 1
     done = 0
@@ -81,11 +81,11 @@ def examples(
         who, thing, wording = rng.choice(PEOPLE), rng.choice(GOODS), rng.choice(WORDINGS[operation][split])
         if split_of(a, b) != split:
             continue
-        at_once = manner == "direct" or (manner == "either" and ways.random() < SHARE_AT_ONCE)
+        direct = manner == "direct" or (manner == "either" and ways.random() < at_once)
         answer = a + b if operation == "plus" else a - b
         said = slip(answer, ways) if errors and ways.random() < errors else answer
         work = plus(a, b) if operation == "plus" else f"{minus(a, b)} The answer is {answer}."
-        solution = f"{said}." if at_once else f"{work.removesuffix(f'{answer}.')}{said}."
+        solution = f"{said}." if direct else f"{work.removesuffix(f'{answer}.')}{said}."
         content = wording.format(who=who, a=a, b=b, xs=plural(thing))
         yield {"prompt": [{"role": "user", "content": content}], "answer": str(answer), "solution": solution}
         done += 1
