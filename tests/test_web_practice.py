@@ -60,6 +60,11 @@ def log() -> list[dict]:
             "rewards/correct/mean": 0.6 + 0.3 * far + 0.04 * math.sin(step),
         }
         row |= {"entropy": 0.9 - 0.6 * far, "frac_reward_zero_std": 0.2 + 0.5 * far}
+        row |= {
+            "completions/mean_length": 30 + 15 * far,
+            "completions/max_length": 64,
+            "completions/clipped_ratio": 0.1,
+        }
         row |= {"rollout_seconds": 0.7, "reward_seconds": 0.02, "update_seconds": 0.5 + 0.1 * math.cos(step)}
         rows.append({**row, "alarms/entropy_collapse": 1.0} if step in (60, 65) else row)
     return [*rows, {"step": 100, "train_runtime": 130.0}]
@@ -152,6 +157,13 @@ def test_the_reward_is_called_the_right_answer_alone_only_where_it_was(run):
     assert claim not in practice(run) and "rewarded by" not in practice(run)
 
 
+def test_that_thinking_grew_is_said_only_where_it_did(run):
+    assert "replies grow longer and that more of them show their work is what" in practice(run)
+    rewrite(run, "grpo", "curve.json", lambda rows: [{**row, "mean_length": 30, "worked": None} for row in rows])
+    html = practice(run)
+    assert "right answer alone" in html and "is what the model found" not in html
+
+
 def test_the_problem_that_is_shown_has_right_and_wrong_tries(run):
     html = practice(run)
     cards = re.findall(r'<div class="try ([a-z ]+)">', html)
@@ -201,6 +213,17 @@ def test_words_of_strategy_have_a_panel_only_where_some_are_used(monkeypatch):
     practice_figures.discovered(rows)
     last = figures[2].axes[-1]
     assert len(figures[2].axes) == 4 and [line.get_label() for line in last.lines] == ["wait"]
+
+
+def test_what_is_logged_has_a_panel_and_alarms_go_through_all_of_them(monkeypatch):
+    figures = drawn(monkeypatch)
+    practice_figures.vitals(log())
+    titles = [axes.get_title("left") for axes in figures[0].axes]
+    assert len(titles) == 6 and titles[0] == "rewards, mean of a step" and titles[-1] == "seconds a step"
+    dashed = [[line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in figures[0].axes]
+    assert dashed == [[60, 65]] * 6
+    labels = figures[0].axes[-1].get_legend_handles_labels()[1]
+    assert [label.split()[0] for label in labels] == ["rollout", "reward", "update"]
 
 
 def test_a_measure_that_a_run_lacks_has_no_panel(monkeypatch):

@@ -33,9 +33,10 @@ def accuracy(axes: Axes, rows: Sequence[dict], across: str, colour: str, label: 
     axes.plot(xs, ys, "o-", color=colour, markersize=3.5 if len(xs) < 40 else 0, label=label)
 
 
-def ends(axes: Axes, points: Points, form: str, colour: str) -> None:
-    """The first and the last value, beside their points."""
-    for (x, y), away, side in ((points[0], (-7, 0), "right"), (points[-1], (7, 0), "left")):
+def ends(axes: Axes, points: Points, form: str, colour: str, last: tuple[float, float] = (7, 0)) -> None:
+    """The first and the last value, beside their points; the last one `last` points away from its own."""
+    marks = [(points[0], (-7, 0), "right"), (points[-1], last, "left" if last[0] >= 0 else "right")]
+    for (x, y), away, side in marks if len(points) > 1 else marks[1:]:
         text = form.format(100 * y if "%" in form else y)
         style = {"textcoords": "offset points", "ha": side, "va": "center", "fontsize": 10, "fontweight": "bold"}
         axes.annotate(text, (x, y), xytext=away, color=colour, **style)
@@ -130,29 +131,39 @@ def rewards(rows: Sequence[dict]) -> list[str]:
     ]
 
 
+def logged(rows: Sequence[dict]) -> list[tuple[str, dict[str, Points]]]:
+    """The panels of `vitals`, titles with curves by name; without what the log lacks."""
+    earned = {name: series(rows, "step", f"rewards/{name}/mean") for name in rewards(rows)}
+    if len(earned) != 1:
+        earned = {"all, weighted": series(rows, "step", "reward"), **earned}
+    lengths = {name: series(rows, "step", f"completions/{name}_length") for name in ("mean", "max")}
+    phases = {phase: series(rows, "step", f"{phase}_seconds") for phase in PHASES}
+    spent = sum(y for points in phases.values() for _, y in points) or 1
+    panels = {
+        "rewards, mean of a step": earned,
+        "entropy of the next token, nats": {"entropy": series(rows, "step", "entropy")},
+        "tokens of a completion": lengths,
+        "completions cut off": {"share": series(rows, "step", "completions/clipped_ratio")},
+        "groups whose rewards are all equal": {"share": series(rows, "step", "frac_reward_zero_std")},
+        "seconds a step": {f"{phase} {100 * sum(y for _, y in points) / spent:.0f} %": points
+                           for phase, points in phases.items()},
+    }  # fmt: skip
+    drawn = [(title, {name: points for name, points in lines.items() if points}) for title, lines in panels.items()]
+    return [(title, lines) for title, lines in drawn if lines]
+
+
 def vitals(rows: Sequence[dict]) -> str:
-    """What GRPO logs, as panels two by two: rewards, entropy, groups that teach nothing, seconds a step by phase.
+    """What GRPO logs, as panels two by two: rewards, entropy, tokens, groups that teach nothing, seconds by phase.
 
     Alarms are vertical lines through all of them. `rows` are those of grpo/log_history.json.
     """
-    lines = {name: series(rows, "step", f"rewards/{name}/mean") for name in rewards(rows)}
-    if len(lines) != 1 and (total := series(rows, "step", "reward")):
-        lines = {"all, weighted": total, **lines}
-    panels: list[tuple[str, dict[str, Points]]] = [("rewards, mean of a step", lines)]
-    panels.append(("entropy of the next token, nats", {"entropy": series(rows, "step", "entropy")}))
-    panels.append(("groups whose rewards are all equal", {"share": series(rows, "step", "frac_reward_zero_std")}))
-    phases = {phase: series(rows, "step", f"{phase}_seconds") for phase in PHASES}
-    spent = sum(y for points in phases.values() for _, y in points) or 1
-    named = {f"{phase} {100 * sum(y for _, y in points) / spent:.0f} %": points for phase, points in phases.items()}
-    panels.append(("seconds a step", named))
-    panels = [(title, {name: points for name, points in lines.items() if points}) for title, lines in panels]
-    panels = [(title, lines) for title, lines in panels if lines]
+    panels, raised = logged(rows), alarms(rows)
     if not panels:
         return ""
-    raised, deep = alarms(rows), (len(panels) + 1) // 2
+    deep = (len(panels) + 1) // 2
 
     def draw(figure: Figure, ink: Ink) -> None:
-        grid = figure.subplots(deep, min(2, len(panels)), squeeze=False).flat
+        grid = list(figure.subplots(deep, min(2, len(panels)), squeeze=False).flat)
         for axes in grid[len(panels) :]:
             axes.axis("off")
         for axes, (title, lines) in zip(grid, panels, strict=False):
@@ -162,24 +173,21 @@ def vitals(rows: Sequence[dict]) -> str:
                 axes.stackplot(*steps, heights, labels=list(lines), colors=ink.series, alpha=0.85)
             else:
                 for name, points in lines.items():
-                    axes.plot(*zip(*points, strict=True), label=name)
-            for (name, steps), colour in zip(raised.items(), ink.series[3:] + ink.series[:3], strict=False):
-                for i, step in enumerate(steps):
-                    label = f"alarm: {name.replace('_', ' ')}" if i == 0 else None
+                    axes.plot(*zip(*points, strict=True), label=name if len(lines) > 1 else None)
+            for (name, when), colour in zip(raised.items(), (ink.series[3:] + ink.series[:3]) * 3, strict=False):
+                for i, step in enumerate(when):
+                    label = f"alarm: {name.replace('_', ' ')}" if i == 0 and axes is grid[0] else None
                     axes.axvline(step, color=colour, linewidth=1.1, linestyle="--", label=label)
             axes.grid(axis="y")
             axes.set_title(title)
-            axes.set_xlabel("step")
-            if "equal" in title:
+            if "share" in lines:
                 shares(axes)
             else:
                 axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
-            if len(lines) > 1:
-                axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.24), ncols=3)
-            elif raised:
-                axes.legend(*[names[1:] for names in axes.get_legend_handles_labels()], fontsize=8, loc="best")
+            if axes.get_legend_handles_labels()[1]:
+                axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
 
-    return picture(draw, 8.6, 2.75 * deep, ", ".join(title for title, _ in panels))
+    return picture(draw, 8.6, 2.6 * deep, ", ".join(title for title, _ in panels) + ", over steps")
 
 
 def beyond_the_teacher(teacher: float, sft: Points, rl: Points) -> str:
@@ -193,7 +201,10 @@ def beyond_the_teacher(teacher: float, sft: Points, rl: Points) -> str:
         for (name, points), colour in zip(ways.items(), (ink.series[1], ink.series[0]), strict=True):
             if points:
                 axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=4, label=name)
-                ends(axes, points, "{:.0f} %", colour)
+        if sft:
+            ends(axes, sft, "{:.0f} %", ink.series[1], last=(-7, -12))  # practice begins to its right
+        if rl:
+            ends(axes, rl[-1:] if sft else rl, "{:.0f} %", ink.series[0])
         axes.axhline(teacher, color=ink.quiet, linewidth=1.2, linestyle="--")
         place = {"textcoords": "offset points", "fontsize": 9.5, "color": ink.quiet, "va": "bottom"}
         low = min(x for points in (sft, rl) for x, _ in points)

@@ -23,14 +23,14 @@ def discovered(run: Run) -> str:
     rows = [row for row in rows if row.get("pass_at_1") is not None]
     if not rows:
         return ""
+    first, last = rows[0], rows[-1]
     names = practice_figures.rewards(history(run))
     why = f"It is rewarded by: {', '.join(map(escape, names))}." if names else ""
     if names == ["correct"]:
-        why = (
-            "<b>The reward is for the right answer alone</b>: there is no word in it about length, steps or showing "
-            "work. That replies grow longer, and that more of them show their work, is what the model found."
-        )
-    first, last = rows[0], rows[-1]
+        why = "<b>The reward is for the right answer alone</b>: no word in it about length, steps or showing work."
+        grown = {"mean_length": "replies grow longer", "worked": "more of them show their work"}
+        found = [text for key, text in grown.items() if (last.get(key) or 0) > (first.get(key) or 0)]
+        why += f" That {' and that '.join(found)} is what the model found by itself." if found else ""
     pairs = [
         f"{said(row['pass_at_1'], 'share')} <small>±&nbsp;{100 * (row.get('stderr') or 0):.1f}</small>"
         for row in (first, last)
