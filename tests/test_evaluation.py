@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from crawl2chat import evaluation
+from crawl2chat import evaluation, verifier
 from crawl2chat.engine import Completion, Reply
 from crawl2chat.evaluation import (
     Checkpoint,
@@ -122,6 +122,9 @@ def test_more_samples_leave_the_earlier_ones_as_they_were(model, tokenizer):
 def test_a_vote_is_for_what_the_answer_says_and_not_for_how():
     plain, gym = SimpleNamespace(), SimpleNamespace(stated=lambda text: text.split("\n")[-1])
     assert normal_form(plain, " The answer is **12**. ") == normal_form(plain, "So the answer is: 12") == "12"
+    assert normal_form(plain, "So $x = \\boxed{\\frac{1}{2}}$.") == normal_form(plain, "The answer is 0.5") == "1/2"
+    assert normal_form(plain, "I don't know") != normal_form(plain, "I don't know it") != ""
+    assert normal_form(SimpleNamespace(stated=verifier.stated), "Wait.\nThe answer is 12.") == "12"
     assert normal_form(plain, "Ulm,  on the Danube.") == "ulm, on the danube"
     assert normal_form(gym, "3 * 4\nThe answer is 12.") == normal_form(gym, "4 * 3\n12") == "12"
     assert normal_form(SimpleNamespace(normal=lambda text: len(text)), "abc") == "3"

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 import crawl2chat.tasks
-from crawl2chat import metrics
+from crawl2chat import metrics, verifier
 from crawl2chat.engine import complete, generate
 from crawl2chat.protocol import END_OF_TEXT
 from crawl2chat.stage import fail
@@ -188,12 +188,16 @@ def evaluate_task(
 
 
 def normal_form(task: ModuleType, text: str) -> str:
-    """What a reply's vote counts for: the task's `normal(completion)`; else what its `stated(completion)`, or the
-    whole reply, says after "the answer is", in small letters and without space or punctuation at its ends."""
+    """What a reply votes for: the task's `normal(completion)`, else what the task's `stated`, or the verifier's, says
+    that it commits itself to, in small letters, numbers by value. A reply that states nothing stands for itself."""
     if hasattr(task, "normal"):
         return str(task.normal(text))
-    said = re.split(r"answer is:?", task.stated(text) if hasattr(task, "stated") else text, flags=re.IGNORECASE)[-1]
-    return " ".join(said.casefold().split()).strip(" .,;:!*`'\"")
+    said = getattr(task, "stated", verifier.stated)(text) or text
+    places = re.split(r"answer is:?", said, flags=re.IGNORECASE)[-1:] if isinstance(said, str) else said
+    forms = [" ".join(verifier.plain(place).casefold().split()) for place in places]
+    numbers = [verifier.number(form) for form in forms]
+    pairs = zip(forms, numbers, strict=True)
+    return "; ".join(dict.fromkeys(form if number is None else str(number) for form, number in pairs))
 
 
 def settings(entry: Questions, questions: Sequence[dict], **generation) -> dict:
