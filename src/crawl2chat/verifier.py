@@ -35,7 +35,8 @@ GUESSES = set("maybe perhaps probably possibly unsure guess either might presuma
 NEGATIONS = set("not no never don't doesn't isn't can't cannot wrong unless nor".split())
 HEDGES = GUESSES | NEGATIONS | set("""or may could wait actually alternatively otherwise else rather about
 approximately roughly around between almost nearly if instead sorry""".split())  # fmt: skip
-MULTIPLES = set("dozen hundred thousand million billion trillion half halves third thirds quarter".split())
+HEDGES |= set("two three four five six seven eight nine ten eleven twelve".split())  # another number, in words
+MULTIPLES = set("and dozen hundred thousand million billion trillion half halves third thirds quarter".split())
 WORD = re.compile(r"[a-z']+")
 NUMBER = re.compile(r"(?<![\^\w])(?<!\^\{)[0-9]+(?:[.,][0-9]+)*")  # an exponent is a unit's
 STATED = re.compile(r"\banswer\s{0,9}(?:is\b|:)[\s:]{0,9}", re.IGNORECASE)
