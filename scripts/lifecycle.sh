@@ -20,6 +20,9 @@ contents() {
     stage interrogate    # base model -> what it knows, and refusals for what it does not
     stage sft            # conversations -> an assistant
     stage merge          # an adapter -> a whole model
+    chapter "Reinforcement learning: practice makes it better than its teacher"
+    stage rejection      # several tries at problems, the best of them -> finetuning, again and again
+    stage grpo           # groups of tries, the better ones made likelier
     chapter "What it can do, and what it cannot"
     stage eval           # every checkpoint on every task
     stage report         # one page with every number and figure

@@ -27,10 +27,10 @@ MODEL = {  # its embedding and MLP are larger than what ZeRO-3 leaves whole (100
 }  # fmt: skip
 MUON = {"optim": "muon", "muon_learning_rate": 3e-3, "weight_decay": 0.1, "max_grad_norm": 0.0}
 JOBS = {
-    "cpu": ["pretrain", "sft", "muon"],
+    "cpu": ["pretrain", "sft", "muon", "grpo"],
     "ddp": ["pretrain", "sft", "muon"],
     "zero1": ["pretrain", "sft", "muon"],
-    "zero2": ["pretrain", "sft", "muon", "bf16"],
+    "zero2": ["pretrain", "sft", "muon", "bf16", "grpo"],
     "zero3": ["pretrain", "sft", "muon", "ungathered"],
     "zero3_offload": ["pretrain", "sft", "muon"],
 }
@@ -114,6 +114,12 @@ def recipe(world: Path, job: str, output: Path, ranks: int) -> dict:
     if job == "sft":
         data = [{"path": str(world / "talk.jsonl")}]
         return {"model_name_or_path": str(world / "base"), "datasets": data, "max_length": 64, **keys}
+    if job == "grpo":
+        problems = [{"name": "sums", "task": "sums", "train": 20, "test": 3}]
+        keys |= {"num_generations": 4, "max_completion_length": 8, "temperature": 16.0}
+        keys |= {"samples": 2, "along_the_way": 2}
+        rewards = [{"name": "language"}]
+        return {"model_name_or_path": str(world / "base"), "problems": problems, "rewards": rewards, **keys}
     source = {"name": "pages", "path": str(world / "pages.jsonl")}
     keys |= {"model": MODEL, "tokenizer": str(world / "tokenizer"), "datasets": [source], "max_length": 32}
     return {**keys, "held_out_share": 0.2, "prompts": ["The capital of"], **(MUON if job == "muon" else {})}
@@ -132,7 +138,7 @@ def launched(world, request):
             path = folder / f"{job}.yaml"
             path.write_text(json.dumps(recipe(world, job, folder / job, ranks)))
             gather = "false" if job == "ungathered" else "true"
-            script = "scripts/sft.py" if job == "sft" else "scripts/pretrain.py"
+            script = f"scripts/{job if job in ('sft', 'grpo') else 'pretrain'}.py"
             environment = {"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": gather} if config.startswith("zero3") else {}
             jobs.append({"name": job, "command": [script, str(path)], "environment": environment})
         (folder / "jobs.json").write_text(json.dumps(jobs))
@@ -175,6 +181,19 @@ def test_muon_takes_one_ranks_steps_on_two(launched, config):
     expected = losses(one / "muon")
     assert expected[0] == losses(one / "pretrain")[0] and abs(expected[-1] - losses(one / "pretrain")[-1]) > 0.02
     assert losses(two / "muon", printed) == pytest.approx(expected, abs=2e-3)  # its iteration is in bf16
+
+
+@needs_deepspeed
+def test_two_ranks_practise_as_one_does(launched):
+    (one, _), (two, printed) = launched("cpu"), launched("zero2")
+    assert (two / "grpo" / "metrics.json").is_file(), printed[-6000:]
+    for key in ("reward", "grad_norm", "entropy"):  # the loss on-policy is near 0 always
+        logs = [json.loads((folder / "grpo" / "log_history.json").read_text()) for folder in (one, two)]
+        expected, found = ([row[key] for row in log if key in row] for log in logs)
+        assert len(expected) == 5 and len(set(expected)) > 1 and found == pytest.approx(expected, rel=2e-3), key
+    ours, theirs = metrics(two / "grpo"), metrics(one / "grpo")
+    assert ours["mean_length_before"] == theirs["mean_length_before"] and ours["rollouts"] == theirs["rollouts"] == 40
+    check_weights(two / "grpo")
 
 
 @needs_deepspeed

@@ -13,12 +13,12 @@ from dataclasses import asdict
 
 import numpy as np
 import pytest
-from tests.tiny import tiny_model, tiny_tokenizer
 
 from crawl2chat import metrics
 from crawl2chat.guards import ALARMS, LENGTH, Alarm, Guards, Thresholds, Watch, text_shares
 from crawl2chat.rewards import correct, format, short, unrepeated
 from crawl2chat.tasks import addition
+from tiny import tiny_model, tiny_tokenizer
 
 LIMIT, PROBLEMS, SAMPLES, STEPS, EVERY = 64, 16, 8, 50, 10  # five evaluations after the first
 FILLER = "so now that we have this number we go on with what comes next and look at it once more from here".split()
@@ -364,3 +364,13 @@ def test_stop_on_names_alarms_alone():
     with pytest.raises(SystemExit, match="no alarm 'entropy_colapse'; did you mean 'entropy_collapse'"):
         Guards(stop_on=["entropy_colapse"])
     assert Guards(stop_on=ALARMS).stop_on == ALARMS
+
+
+def test_a_policy_that_is_sure_because_it_is_right_is_no_collapse():
+    for sure, caught in ((0.2, True), (0.9, False)):
+        watch = Watch(Thresholds())
+        watch.evaluation(0.2, 0.02, 0)
+        rows = [{"reward": 0.5, "entropy": 0.4}] * 5 + [{"reward": 0.5, "entropy": 0.01}] * 6
+        watch.evaluation(sure, 0.02, 5)
+        names = {alarm.name for step, row in enumerate(rows) for alarm in watch.row(row, step)}
+        assert ("entropy_collapse" in names) == caught

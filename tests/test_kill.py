@@ -39,10 +39,16 @@ def world(tmp_path_factory) -> Path:
 
 
 def keys_of(stage: str, world: Path) -> dict:
-    """A recipe for a run of a second or two: 12 steps of pretraining, 20 of finetuning."""
+    """A recipe for a run of a second or two: 12 steps of pretraining, 20 of finetuning or practice."""
     if stage == "sft":
         return {"model_name_or_path": str(world / "base"), "max_length": 64, "gradient_checkpointing": False,
                 "datasets": [{"path": str(world / "talk.jsonl")}], "num_train_epochs": 1, **COMMON}  # fmt: skip
+    if stage == "grpo":
+        problems = [{"name": "sums", "task": "sums", "train": 12, "test": 2}]
+        keys = {"model_name_or_path": str(world / "base"), "problems": problems, "rewards": [{"name": "language"}]}
+        keys |= {"samples": 2, "along_the_way": 2, "max_completion_length": 8, "temperature": 4.0, "max_steps": 20}
+        keys |= {**COMMON, "per_device_train_batch_size": 8, "num_generations": 4, "eval_strategy": "steps"}
+        return keys | {"eval_steps": 5, "eval_on_start": True, "log_completions": True, "num_completions_to_print": 0}
     source = {"name": "pages", "path": str(world / "pages.jsonl")}
     keys = {"model": MODEL, "tokenizer": str(world / "tokenizer"), "datasets": [source], "max_length": 32}
     keys |= {"held_out_share": 0.2, "held_out_documents": 2, "max_steps": 12, "gradient_accumulation_steps": 2}
@@ -65,7 +71,7 @@ class Launcher:
     def __init__(self):
         os.environ["PYTHONPATH"] = os.pathsep.join(str(ROOT / part) for part in ("src", "scripts", "tests"))
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["pretrain", "sft", "test_kill"])
+        self.context.set_forkserver_preload(["pretrain", "sft", "grpo", "test_kill"])
 
     def __call__(self, stage: str, recipe: Path) -> multiprocessing.Process:
         process = self.context.Process(target=start, args=(stage, recipe))
@@ -88,7 +94,8 @@ def result(output: Path) -> tuple[list, str]:
     """(every logged loss by its step, to the last bit; the hash of the weights) of a run that has ended."""
     assert (output / "metrics.json").exists()
     rows = json.loads((output / "log_history.json").read_text())
-    losses = [(row["step"], float(row["loss"]).hex()) for row in rows if "loss" in row]
+    losses = [(row["step"], float(row["loss"]).hex(), row["grad_norm"]) for row in rows if "loss" in row]
+    assert len({norm for *_, norm in losses}) >= 5, "nothing was learned: equality would say nothing"
     (weights,) = output.glob("*model.safetensors")
     return losses, hashlib.sha256(weights.read_bytes()).hexdigest()
 
@@ -157,8 +164,8 @@ def reference(stage: str, keys: dict, folder: Path, launch) -> tuple[list, str]:
 
 @pytest.mark.parametrize(
     "stage, extra, kills",
-    [("pretrain", {}, 3), ("pretrain", {"optim": "muon"}, 3), ("sft", {}, 2), ("sft", LORA, 1)],
-    ids=["pretrain-adamw", "pretrain-muon", "sft", "sft-lora"],
+    [("pretrain", {}, 3), ("pretrain", {"optim": "muon"}, 3), ("sft", {}, 2), ("sft", LORA, 1), ("grpo", {}, 2)],
+    ids=["pretrain-adamw", "pretrain-muon", "sft", "sft-lora", "grpo"],
 )
 def test_a_killed_run_ends_with_the_losses_and_weights_of_one_left_alone(world, tmp_path, launch, stage, extra, kills):
     keys = keys_of(stage, world) | extra

@@ -73,7 +73,7 @@ def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
 
 @every_recipe
 def test_it_parses_through_its_scripts_dataclasses(path):
-    on_gpus = path.parent.name != "laptop"
+    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher")
     recipe = load_recipe(*script_of(path).RECIPE, args=[str(path)], plan_only=on_gpus)
     missing = [item.path for item in inputs(recipe.configs) if item.state == "missing"]
     assert all(path.startswith("output/") for path in missing), "what is neither local nor a name on the hub"
@@ -86,7 +86,7 @@ def test_every_local_input_is_an_earlier_stages_output(path):
     earlier = []
     # real open weights are asked what the laptop's data stage knows
     folders = {path.parent, Path("recipes")}
-    folders |= {Path("recipes/laptop")} if path.parent.name == "smollm2-135m" else set()
+    folders |= {Path("recipes/laptop")} if path.parent.name in ("smollm2-135m", "beyond-the-teacher") else set()
     for folder in folders:
         before = ORDER[: ORDER.index(stage_of(path))] if stage_of(path) in ORDER else ORDER
         before = list(dict.fromkeys(["base", *before]))

@@ -3,7 +3,7 @@
 A question is a beginning and some endings, one of them right. The model's choice is the ending with the greatest
 log-likelihood given the beginning (acc), or the greatest per character of the ending (acc_norm, the number that
 HellaSwag's tables give). Same numbers as lm-eval 0.4.13 on the same checkpoint, from the live model of a training run,
-over all its ranks. Benchmarks after the run are lm-eval's own, in evaluation.py.
+over all its ranks. Benchmarks after the run are lm-eval's own, in benchmarks.py.
 """
 
 import math
@@ -197,7 +197,7 @@ def log_likelihoods(
     """
     rescaled = [key for key in RESCALED if getattr(model.config, key, None) not in (None, 1, 1.0)]
     if rescaled:
-        fail(f"choices: {model.config.model_type} rescales its logits ({rescaled[0]}); use evaluation.py's benchmarks")
+        fail(f"choices: {model.config.model_type} rescales its logits ({rescaled[0]}); use benchmarks.py's")
     positions = getattr(model.config, "max_position_embeddings", None) or 2048
     pairs = encode_choices(tokenizer, questions)
     if max(len(tail) for _, tail in pairs) > positions:

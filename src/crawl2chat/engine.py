@@ -66,18 +66,20 @@ def generate(
     batch_size: int = 64,
     progress: bool = False,
     describe_tools: bool = False,
+    first: int = 0,
 ) -> list[Reply]:
     """Reply to every conversation (a list of messages), running calls to `tools` (typed functions) on the way;
     tools with a `session()` keep their variables from call to call of one reply.
 
     `max_new_tokens` bounds what the model itself writes in a reply, all its turns together. With `describe_tools` the
-    chat template tells the model about the tools: for models that were trained so. Temperature 0 is greedy.
+    chat template tells the model about the tools: for models that were trained so. Temperature 0 is greedy. What a
+    conversation draws depends on the seed and its number, which begins at `first`: a batch may be shared out.
     Raises ValueError for a conversation that fills the model's context.
     """
     replies = _prompts(model, tokenizer, conversations, tools if describe_tools else None)
     sampling = Sampling(temperature, top_k, top_p)
     bar = tqdm(total=len(replies), unit="reply", disable=not progress)
-    for _, role, _ in _converse(model, tokenizer, replies, tools, max_new_tokens, sampling, seed, batch_size):
+    for _, role, _ in _converse(model, tokenizer, replies, tools, max_new_tokens, sampling, seed, batch_size, first):
         bar.update(role == "done")
     bar.close()
     return replies
@@ -198,6 +200,7 @@ def _converse(
     sampling: Sampling,
     seed: int,
     batch_size: int,
+    first: int = 0,
 ) -> Iterator[tuple[int, str, int | str]]:
     """Fill the replies, round by round: everyone writes a turn, those who called tools are answered and write another.
 
@@ -205,7 +208,7 @@ def _converse(
     Yields (number, "assistant", id), (number, "tool", result) and, once a reply, (number, "done", "").
     """
     ends = _ends(model, tokenizer)
-    uniforms = _uniforms(len(replies), max_new_tokens if sampling.temperature else 0, seed)
+    uniforms = _uniforms(first + len(replies), max_new_tokens if sampling.temperature else 0, seed)[first:]
     writing = list(range(len(replies)))
     own_tools: dict[int, list[Callable]] = {}
     for tool_round in range(MAX_TOOL_ROUNDS + 1):

@@ -101,7 +101,7 @@ class Watch:
             found["zero_variance"] = f"{share:.0%} of the groups have equal rewards: they teach nothing"
         if (entropy := self._recent("entropy")) is not None:
             began = fmean(known["start"]["entropy"])
-            if entropy < limits.entropy_collapse * began:
+            if entropy < limits.entropy_collapse * began and not self._rose():
                 found["entropy_collapse"] = f"entropy fell from {began:.3g} to {entropy:.2g} nats a token"
         if (kl := self._recent("kl")) is not None and not kl <= limits.kl:
             found["kl"] = f"{kl:.2g} nats a token away from the reference model"
@@ -124,6 +124,11 @@ class Watch:
     def _recent(self, key: str) -> float | None:
         values = self.memory["recent"].get(key, [])[-self.thresholds.patience :]
         return fmean(values) if len(values) == self.thresholds.patience else None
+
+    def _rose(self) -> bool:
+        """Held-out accuracy is above its first by two standard errors: a policy that has found the answers is sure."""
+        evaluations = self.memory["evaluations"]
+        return len(evaluations) > 1 and self._fall(evaluations[:1], evaluations[-1:]) <= -2
 
     def _blown_up(self) -> str:
         """Longer by the factor within the window, and held-out accuracy did not rise by a standard error meanwhile:
@@ -184,7 +189,8 @@ class Guards(TrainerCallback, ExportableState):
     """Watches a run: an alarm is one printed line, and alarms/<name> in every row of the log from then on, 1 while its
     cause goes on and 0 after. Where one named by `stop_on` stands, training stops, and `stopped` says why.
 
-    Feed `evaluated` with the held-out evaluations, the same numbers on every rank. What it knows is saved with the
+    An evaluation that says eval_pass_at_1 and eval_stderr is taken for the held-out accuracy; others are told to
+    `evaluated`, the same numbers on every rank. What it knows is saved with the
     checkpoints and found again by a run that goes on. Trackers read a row in the order of the callbacks: put this one
     first, `trainer.callback_handler.callbacks.insert(0, guards)`, or they never see an alarm.
     """
@@ -221,6 +227,11 @@ class Guards(TrainerCallback, ExportableState):
         # of its own accord: transformers restores callbacks only where asked to, as new objects, and at the end
         for name, value in state.stateful_callbacks.get("Guards", {}).get("attributes", {}).items():
             setattr(self, name, value)
+
+    def on_evaluate(self, args, state, control, metrics: dict, **kwargs):
+        if "eval_pass_at_1" in metrics:
+            found = metrics["eval_pass_at_1"], metrics["eval_stderr"]
+            self.evaluated(*found, state.global_step, state.is_world_process_zero)
 
     def on_log(self, args, state, control, logs: dict, **kwargs):
         self._say(self.watch.row(logs, state.global_step), state.is_world_process_zero)

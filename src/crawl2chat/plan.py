@@ -106,6 +106,22 @@ def _maker(path: str, recipe: Path | None) -> str:
     return "check the path"
 
 
+def practice_rows(configs: tuple[Any, ...], args: Any, a_step: int) -> list[tuple[str, str]]:
+    """What reinforcement learning tries, earns and minds: (name, text) each; `a_step` tries a step on this launch."""
+    (ours,) = (config for config in configs if hasattr(config, "rewards"))
+    families = ", ".join(f"{entry.train:,} of {entry.name} ({entry.test} held out)" for entry in ours.problems)
+    rows = [("asks", families + (f"; tools: {', '.join(ours.tools)}" if ours.tools else ""))]
+    problems, tries = a_step / args.num_generations, f"{args.max_steps * a_step:,}" if args.max_steps > 0 else "all"
+    where = f"vLLM, {args.vllm_mode}" if args.use_vllm else "the engine"
+    line = f"{problems:g} problems x {args.num_generations} = {a_step:,} a step, {tries} in all, at most "
+    rows += [("tries", f"{line}{args.max_completion_length} tokens at temperature {args.temperature:g}, by {where}")]
+    paid = " + ".join(f"{entry.weight:g} {entry.name}" for entry in ours.rewards)
+    clipped = f"clipped at {args.epsilon:g} and {args.epsilon_high or args.epsilon:g}"
+    leash = f"KL coefficient {args.beta:g}" if args.beta else "no KL, so no reference model"
+    rows += [("reward", f"{paid}; loss {args.loss_type}, {clipped}; {leash}")]
+    return rows + [("guards", f"the run ends on {', '.join(ours.stop_on)}" if ours.stop_on else "alarms are printed")]
+
+
 def plan(configs: tuple[Any, ...], recipe: Path | None, flags: list[str]) -> str:
     """The text of `--dry_run`: stage, recipe, inputs, output, and the sums of a training stage."""
     rows = [("stage", Path(sys.argv[0]).stem), ("recipe", " ".join([str(recipe or "none"), *flags]))]
@@ -118,4 +134,5 @@ def plan(configs: tuple[Any, ...], recipe: Path | None, flags: list[str]) -> str
 
             run = read_run(configs, config, recipe, flags)
             rows += budget_rows(run) + [("warning", line) for line in warnings(run)]
+            rows += practice_rows(configs, config, run.sequences) if hasattr(config, "num_generations") else []
     return "\n".join(f"{name:8}{text}" for name, text in rows)

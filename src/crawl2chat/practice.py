@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import fmean
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -10,6 +10,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crawl2chat.engine import generate
 from crawl2chat.evaluation import grade_reply, load_task
 from crawl2chat.metrics import accuracy, pass_at_k
+from crawl2chat.stage import fail
 
 
 @dataclass
@@ -97,6 +98,31 @@ def measure(
     drawn = rollouts(model, tokenizer, problems, samples, temperature=temperature, **generation)
     greedy = rollouts(model, tokenizer, problems, 1, temperature=0.0, **generation)
     return summary(problems, drawn) | {"greedy": summary(problems, greedy)["pass_at_1"]}
+
+
+@dataclass
+class Curriculum:
+    """Which problems can teach: those that are solved now and then."""
+
+    tries: int = field(default=4, metadata={"help": "at each problem, before training", "ge": 1})
+    at_least: float = field(default=0.01, metadata={"help": "share of tries that must be right", "ge": 0, "le": 1})
+    at_most: float = field(default=0.99, metadata={"help": "share of tries that may be right", "ge": 0, "le": 1})
+
+
+def teachable(problems: Sequence[dict], groups: Sequence[Sequence[Rollout]], curriculum: Curriculum) -> list[dict]:
+    """The problems whose share of right tries lies within the curriculum, easiest first; prints what was left out.
+    None at all is one clear line."""
+    shares = [fmean(right(rollout) for rollout in group) for group in groups]
+    kept = [i for i, share in enumerate(shares) if curriculum.at_least <= share <= curriculum.at_most]
+    low, high = (
+        sum(test) for test in zip(*((s < curriculum.at_least, s > curriculum.at_most) for s in shares), strict=True)
+    )
+    print(
+        f"curriculum: of {len(problems):,} problems {low:,} are too hard yet and {high:,} too easy; {len(kept):,} left"
+    )
+    if not kept:
+        fail("curriculum: no problem is left to practise; take others, or widen at_least and at_most")
+    return [problems[i] for i in sorted(kept, key=lambda i: -shares[i])]
 
 
 def shown(problem: dict) -> str:

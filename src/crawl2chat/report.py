@@ -24,6 +24,8 @@ MAIN = {
     "conversations": ("rows", "conversations"),
     "interrogate": ("asked", "replies judged"),
     "sft": ("tokens", "tokens"),
+    "rejection": ("rounds", "rounds"),
+    "grpo": ("rollouts", "tries at problems"),
 }
 
 

@@ -1,9 +1,10 @@
 """Two numbers added: at once, or digit by digit with carries. The same questions, so the two accuracies compare."""
 
 import random
-import re
 import zlib
 from collections.abc import Iterator
+
+from crawl2chat.tasks.apples import grade as grade
 
 WORDINGS = {
     "train": {
@@ -59,11 +60,3 @@ def examples(split: str, manner: str = "steps", digits: int = 2, count: int = 10
         solution = steps(a, b) if manner == "steps" else f"{a + b}."
         yield {"prompt": [{"role": "user", "content": question}], "answer": str(a + b), "solution": solution}
         done += 1
-
-
-def grade(completion: str, answer: str) -> float:
-    """1 where the only number after "The answer is" is right; without those words, where the reply is one number and
-    right.
-    """
-    numbers = re.findall(r"-?\d+", re.split("[Tt]he answer is", completion, maxsplit=1)[-1])
-    return float(len(set(numbers)) == 1 and numbers[0] == answer)

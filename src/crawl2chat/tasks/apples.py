@@ -134,8 +134,14 @@ def examples(
         yield example
 
 
+def spoken(completion: str) -> str:
+    """A reply without its thoughts; a thought that does not end leaves nothing behind it."""
+    return completion.rpartition("</think>")[2] if "</think>" in completion else completion.partition("<think>")[0]
+
+
 def stated(completion: str) -> str:
-    """What a reply commits itself to: from the sentence that says "the answer is" on, or all of it."""
+    """What a reply commits itself to: from the sentence that says "the answer is" on, or all that is spoken."""
+    completion = spoken(completion)
     at = completion.lower().find("answer is")
     return completion[max(completion.rfind(mark, 0, at) for mark in ".!?\n") + 1 :] if at >= 0 else completion
 

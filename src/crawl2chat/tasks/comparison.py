@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterator
 from decimal import Decimal
 
-from crawl2chat.tasks.apples import HEDGES
+from crawl2chat.tasks.apples import HEDGES, spoken
 
 WORDINGS = {
     "train": [
@@ -83,7 +83,7 @@ def examples(split: str, count: int = 500, seed: int = 0, manner: str = "steps")
 
 def grade(completion: str, answer: str) -> float:
     """1 where the only number after "larger is" (or the only number named) is the answer, and nothing is hedged."""
-    stated = re.split(r"(?:larger|greater|bigger)(?: number| one)? is", completion, maxsplit=1)[-1]
+    stated = re.split(r"(?:larger|greater|bigger)(?: number| one)? is", spoken(completion), maxsplit=1)[-1]
     stated = re.sub(r"(is (?:larger|greater|bigger)) than -?[0-9.]+", r"\1", stated, count=1)
     words = [word.strip(".,;:!\"'`*()[]") for word in re.split(r"[\s:={}\\]+", stated)]
     numbers = {word for word in words if re.search("[0-9]", word)}

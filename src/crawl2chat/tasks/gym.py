@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Iterator
 
-from crawl2chat.tasks.apples import HEDGES, stated
+from crawl2chat.verifier import stated
 
 LONGEST = 40  # characters of an answer
 
@@ -56,7 +56,6 @@ def plain(text: str) -> str:
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the reply, or what follows "the answer is" in its last statement, is the answer and nothing else."""
-    said = re.sub(r".*answer is:?", "", stated(completion), flags=re.IGNORECASE | re.DOTALL)
-    hedged = set(re.findall(r"[a-z']+", stated(completion).lower())) & set(HEDGES) - set(answer.lower().split())
-    return float(bool(plain(answer)) and plain(said) == plain(answer) and not hedged)
+    """1 where all that the reply states in an answer's place (see verifier.stated) is the answer."""
+    said = stated(completion, set(answer.lower().split()))
+    return float(bool(plain(answer)) and bool(said) and {plain(text) for text in said} == {plain(answer)})

@@ -5,6 +5,8 @@ import re
 import zlib
 from collections.abc import Iterator
 
+from crawl2chat.tasks.apples import HEDGES, spoken
+
 WORDINGS = {
     "train": [
         "What is {a} times {b}?", "What is {a} * {b}?", "Multiply {a} by {b}.", "Calculate {a} times {b}.",
@@ -41,7 +43,8 @@ def examples(split: str, digits: int = 3, count: int = 500, seed: int = 0) -> It
 
 
 def grade(completion: str, answer: str) -> float:
-    """1 where the reply states one result and it is right; digit groups may be set apart by commas."""
-    text = re.sub(r"(?<=\d),(?=\d{3})", "", completion)
+    """1 where the reply states one result, unhedged, and it is right; digit groups may be set apart by commas."""
+    text = re.sub(r"(?<=\d),(?=\d{3})", "", spoken(completion))
     stated = re.findall(r"\d+", re.split(r"answer is|=|\bis\b", text, maxsplit=1)[-1])
-    return float(len(set(stated)) == 1 and stated[0] == answer)
+    hedged = set(re.findall(r"[a-z']+", text.lower())) & set(HEDGES)
+    return float(len(set(stated)) == 1 and stated[0] == answer and not hedged and "?" not in text)

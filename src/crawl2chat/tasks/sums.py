@@ -11,8 +11,7 @@ from collections.abc import Iterator, Sequence
 from crawl2chat.tasks.addition import split_of
 from crawl2chat.tasks.addition import steps as plus
 from crawl2chat.tasks.apples import GOODS, PEOPLE, minus, plural
-from crawl2chat.tasks.apples import grade as grade
-from crawl2chat.tasks.apples import stated as stated
+from crawl2chat.verifier import verdict
 
 WORDINGS = {
     "plus": {
@@ -79,7 +78,7 @@ def examples(
         a, b = rng.randint(low, high), rng.randint(low, high)
         a, b = (max(a, b), min(a, b)) if operation == "minus" else (a, b)
         who, thing, wording = rng.choice(PEOPLE), rng.choice(GOODS), rng.choice(WORDINGS[operation][split])
-        if split_of(a, b) != split:
+        if split_of(a, b) != split or operation == "minus" and a == b:
             continue
         direct = manner == "direct" or (manner == "either" and ways.random() < at_once)
         answer = a + b if operation == "plus" else a - b
@@ -94,3 +93,8 @@ def examples(
 def slip(answer: int, rng: random.Random) -> int:
     """A wrong answer of the kind people give: one digit off by one, or ten."""
     return max(0, answer + rng.choice([-10, -1, 1, 10])) if answer >= 10 else answer + 1
+
+
+def grade(completion: str, answer: str) -> float:
+    """1 where all that the reply states in an answer's place is the answer; no list, no hedge, no thought."""
+    return verdict(completion, answer)

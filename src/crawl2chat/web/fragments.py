@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from html import escape
 
 SHARES = ("accuracy", "share", "precision", "recall", "stderr", "distinct_continuations")
-SHARES += ("verbatim_recall_train", "verbatim_recall_heldout", "_before", "_after")
+SHARES += ("verbatim_recall_train", "verbatim_recall_heldout", "_before", "_after", "pass_at_1_gain")
+SHARES += ("pass_at_1_first", "pass_at_1_last")
 
 
 def said(value: float, key: str = "") -> str:
     """A number for people: shares in per cent, times in seconds or minutes, large ones in millions."""
-    if key.endswith(SHARES) or key.startswith("recollection/"):
+    if key.endswith(SHARES) and "length" not in key or key.startswith("recollection/"):
         return f"{100 * value:.1f}".removesuffix(".0") + "\u00a0%"
     if key.endswith("seconds"):
         return f"{value:.0f}\u00a0s" if value < 120 else f"{value / 60:.1f}".removesuffix(".0") + "\u00a0min"
