@@ -4,7 +4,6 @@ import json
 import math
 import random
 
-import pandas as pd
 import pytest
 import torch
 from datasets import Dataset
@@ -185,7 +184,7 @@ def test_a_sample_of_the_completions_is_kept(tmp_path):
     turns = [{"role": "user", "content": "1+1?"}], [{"role": "assistant", "content": "2."}]
     row = {"step": 3, "prompt": turns[0], "completion": turns[1], "correct": 1.0, "advantage": 0.5}
     (tmp_path / "completions").mkdir()
-    pd.DataFrame([row] * 9).to_parquet(tmp_path / "completions" / "completions_00003.parquet")
+    Dataset.from_list([row] * 9).to_parquet(tmp_path / "completions" / "completions_00003.parquet")
     rows = completions(tmp_path, 2)
     said = {"step": 3, "prompt": "1+1?", "completion": "2.", "rewards": {"correct": 1.0}, "advantage": 0.5}
     assert rows == [said, said] and json.dumps(rows) and not math.isnan(rows[0]["advantage"])
