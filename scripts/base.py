@@ -14,7 +14,7 @@ from crawl2chat.model import check_fit, check_weights, count_parameters, load_mo
 from crawl2chat.open_weights import hub_folder, read_gguf, speak_chatml
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.recipe import parse_recipe
-from crawl2chat.stage import finish
+from crawl2chat.stage import fail, finish
 
 
 @dataclass
@@ -32,8 +32,10 @@ class BaseConfig:
     """Whose weights, and where they go."""
 
     model_name_or_path: str = field(metadata={"help": "the model's name on the hub"})
-    package: Package = field(metadata={"help": "where its weights are read from when no hub is reached"})
     output_dir: str = field(metadata={"help": "where the model goes"})
+    package: Package | None = field(
+        default=None, metadata={"help": "where its weights are read from when no hub is reached"}
+    )
     revision: str = field(default="main", metadata={"help": "branch, tag or commit on the hub"})
 
 
@@ -47,6 +49,8 @@ def main(config: BaseConfig) -> None:
     if folder is not None:
         read = f"{config.model_name_or_path} of the hub"
         tokenizer, model = load_tokenizer(folder), load_model(folder)
+    elif package is None:
+        fail(f"{config.model_name_or_path}: no hub is reached, and the recipe names no package that ships it")
     else:
         read = f"{package.file} of {package.name} {package.version}"
         print(f"base: no hub is reached: {read} instead, {LICENCES[package.name]}")

@@ -35,6 +35,7 @@ class PracticeConfig:
     """What is practised, what is rewarded, and when to stop."""
 
     problems: list[TaskRows] = field(metadata={"help": "one entry a family: problems to practise and to hold out"})
+    system: str | None = field(default=None, metadata={"help": "a system message before every problem"})
     rewards: list[Reward] = field(
         default_factory=lambda: [Reward("correct")], metadata={"help": "functions of crawl2chat.rewards, weighted"}
     )
@@ -57,10 +58,10 @@ def main(config: PracticeConfig, training_args: GRPOArguments, model_args: Model
     fast_on_cpu(training_args)
 
     # dataset: what is practised; what is held out for the end, and other problems of its split for along the way
-    practised = read_problems(config.problems, "train", training_args.seed)
-    held_out = read_problems(config.problems, "test", training_args.seed)
+    practised = read_problems(config.problems, "train", training_args.seed, config.system)
+    held_out = read_problems(config.problems, "test", training_args.seed, config.system)
     asked = {json.dumps(problem["prompt"]) for problem in held_out}
-    others = read_problems(config.problems, "test", training_args.seed + 1)
+    others = read_problems(config.problems, "test", training_args.seed + 1, config.system)
     others = [problem for problem in others if json.dumps(problem["prompt"]) not in asked][: config.along_the_way]
     try:
         tools = open_tools(config.tools, config.search_index)

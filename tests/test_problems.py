@@ -52,3 +52,9 @@ def test_a_task_that_tests_what_it_trains_on_is_refused(monkeypatch, capsys):
 def test_a_wrong_entry_is_one_line(changes, said):
     with pytest.raises(SystemExit, match=said):
         read_problems([entry(**changes)], "train", 0)
+
+
+def test_a_system_message_stands_before_every_problem():
+    plain, told = (read_problems([entry()], "test", 0, system) for system in (None, "Think first."))
+    assert [row["prompt"][1:] for row in told] == [row["prompt"] for row in plain]
+    assert all(row["prompt"][0] == {"role": "system", "content": "Think first."} for row in told)

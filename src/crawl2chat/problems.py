@@ -44,9 +44,9 @@ def ask(entry: TaskRows, split: str, seed: int) -> Iterator[dict]:
         fail(f"{entry.name}: {error}; check the knobs of task {entry.task}")
 
 
-def read_problems(entries: Sequence[TaskRows], split: str, seed: int) -> list[dict]:
+def read_problems(entries: Sequence[TaskRows], split: str, seed: int, system: str | None = None) -> list[dict]:
     """The entries' questions of a split ("train" or "test"), each once: {"prompt", "answer", "task", "name",
-    "calls"?}. A training question that a test asks too stops with one line, whatever the task promises.
+    "calls"?}, after the message `system` where one is given. A training question that a test asks too stops with one line, whatever the task promises.
     """
     found: dict[str, dict] = {}
     for entry in entries:
@@ -61,4 +61,5 @@ def read_problems(entries: Sequence[TaskRows], split: str, seed: int) -> list[di
                     fail(f"{entry.name}: a question of its test split would be practised: {question!r}")
     if not found:
         fail(f"no problem of the {split} split: give an entry of the recipe `{split}: N`")
-    return list(found.values())
+    before = [{"role": "system", "content": system}] if system else []
+    return [{**row, "prompt": before + row["prompt"]} for row in found.values()]
