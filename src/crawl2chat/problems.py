@@ -46,8 +46,8 @@ def ask(entry: TaskRows, split: str, seed: int) -> Iterator[dict]:
 
 def read_problems(entries: Sequence[TaskRows], split: str, seed: int, system: str | None = None) -> list[dict]:
     """The entries' questions of a split ("train" or "test"), each once and after the message `system` where one is
-    given: {"prompt", "answer", "task", "name", "calls"?}. A training question that a test asks too stops with one line,
-    whatever the task promises.
+    given: {"prompt", "answer", "task", "name", "calls"?}. A training question that a test asks too stops with
+    one line, whatever the task promises.
     """
     found: dict[str, dict] = {}
     for entry in entries:
