@@ -360,6 +360,24 @@ def test_an_alarm_of_an_evaluation_enters_the_next_row_and_may_stop_the_run(tmp_
     assert capsys.readouterr().out.count("\n") == 1
 
 
+def test_a_trainers_own_evaluation_is_heard_once_and_may_stop_the_run(tmp_path):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    guards, args = Guards(stop_on=["reward_up_accuracy_down"]), TrainingArguments(str(tmp_path))
+    state, control = TrainerState(), TrainerControl()
+    for step in range(21):
+        state.global_step = step
+        if step % 10 == 0:
+            numbers = {"eval_pass_at_1": 0.6 - 0.01 * step, "eval_stderr": 0.04}
+            for again in (numbers, numbers | {"eval_pass_at_1": 0.9}):  # a run that goes on may evaluate again
+                guards.on_evaluate(args, state, control, again)
+            guards.on_evaluate(args, state, control, {"eval_loss": 1.0})
+            assert control.should_training_stop == (step == 20)
+        guards.on_log(args, state, control, {"reward": 0.5 + 0.05 * step})
+    assert [one["accuracy"] for one in guards.memory["evaluations"]] == pytest.approx([0.6, 0.5, 0.4])
+    assert guards.stopped.startswith("reward_up_accuracy_down at step 20")
+
+
 def test_stop_on_names_alarms_alone():
     with pytest.raises(SystemExit, match="no alarm 'entropy_colapse'; did you mean 'entropy_collapse'"):
         Guards(stop_on=["entropy_colapse"])

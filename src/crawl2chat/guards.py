@@ -114,7 +114,10 @@ class Watch:
         return self._raise(found, step, [name for name in ALARMS if name != "reward_up_accuracy_down"])
 
     def evaluation(self, accuracy: float, stderr: float, step: int) -> list[Alarm]:
-        """Accuracy on held-out problems with its standard error, after `step` steps; the first before any training."""
+        """Accuracy on held-out problems with its standard error, after `step` steps; the first before any training.
+        The same step again, as where a run goes on, is passed over."""
+        if any(one["step"] >= step for one in self.memory["evaluations"]):
+            return []
         rewards, self.memory["since"] = self.memory["since"], []
         now = {"step": step, "accuracy": accuracy, "stderr": stderr, "reward": _mean(rewards)}
         self.memory["evaluations"].append(now)
@@ -190,9 +193,9 @@ class Guards(TrainerCallback, ExportableState):
     cause goes on and 0 after. Where one named by `stop_on` stands, training stops, and `stopped` says why.
 
     An evaluation that says eval_pass_at_1 and eval_stderr is taken for the held-out accuracy; others are told to
-    `evaluated`, the same numbers on every rank. What it knows is saved with the
-    checkpoints and found again by a run that goes on. Trackers read a row in the order of the callbacks: put this one
-    first, `trainer.callback_handler.callbacks.insert(0, guards)`, or they never see an alarm.
+    `evaluated`, the same numbers on every rank. What it knows is saved with the checkpoints and found again by a run
+    that goes on. Trackers read a row in the order of the callbacks: put this one first,
+    `trainer.callback_handler.callbacks.insert(0, guards)`, or they never see an alarm.
     """
 
     def __init__(self, thresholds: Thresholds | dict | None = None, stop_on: Sequence[str] = ()):
@@ -228,17 +231,21 @@ class Guards(TrainerCallback, ExportableState):
         for name, value in state.stateful_callbacks.get("Guards", {}).get("attributes", {}).items():
             setattr(self, name, value)
 
-    def on_evaluate(self, args, state, control, metrics: dict, **kwargs):
-        if "eval_pass_at_1" in metrics:
-            found = metrics["eval_pass_at_1"], metrics["eval_stderr"]
-            self.evaluated(*found, state.global_step, state.is_world_process_zero)
-
     def on_log(self, args, state, control, logs: dict, **kwargs):
         self._say(self.watch.row(logs, state.global_step), state.is_world_process_zero)
         marks = {f"alarms/{one.name}": float(one.name in self.watch.standing) for one in self.watch.alarms}
         logs.update(marks)
         if state.log_history and state.log_history[-1]["step"] == state.global_step:
             state.log_history[-1].update(marks)
+        self._stop(state, control)
+
+    def on_evaluate(self, args, state, control, metrics: dict, **kwargs):
+        if "eval_pass_at_1" in metrics:
+            numbers = metrics["eval_pass_at_1"], metrics["eval_stderr"], state.global_step
+            self.evaluated(*numbers, state.is_world_process_zero)
+            self._stop(state, control)
+
+    def _stop(self, state, control) -> None:
         for name in self.stop_on:
             if name in self.watch.standing and not control.should_training_stop:
                 control.should_training_stop = True
