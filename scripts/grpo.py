@@ -42,7 +42,7 @@ class PracticeConfig:
     tools: list[str] = field(default_factory=list, metadata={"help": "what replies may call: search, python"})
     search_index: str | None = field(default=None, metadata={"help": "the index search looks into", "reads": True})
     samples: int = field(default=8, metadata={"help": "tries at each held-out problem, before and after", "ge": 2})
-    along_the_way: int = field(default=64, metadata={"help": "further held-out problems, tried every eval_steps"})
+    along_the_way: int = field(default=100, metadata={"help": "further held-out problems, tried every eval_steps"})
     curriculum: Curriculum | None = field(default=None, metadata={"help": "leave out what cannot teach yet"})
     guards: Thresholds = field(default_factory=Thresholds, metadata={"help": "when an alarm is raised"})
     stop_on: list[str] = field(default_factory=list, metadata={"help": "alarms that end the run"})

@@ -146,6 +146,21 @@ def test_tokens_of_a_tool_bear_no_loss(tmp_path):
     assert one._metrics["train" if one.model.training else "eval"]["tools/call_frequency"] == [1.0]
 
 
+def test_a_try_without_a_verdict_moves_nothing_though_other_rewards_have_one(tmp_path):
+    def graded(completions, **kwargs) -> list[float | None]:
+        return [None, *(float(number) for number in range(1, len(completions)))]
+
+    def other(completions, **kwargs) -> list[float]:
+        return [9.0] * len(completions)
+
+    one = trainer(tmp_path)
+    one.reward_funcs, one.reward_func_names = [graded, other], ["graded", "other"]
+    one.reward_processing_classes, one.reward_weights = [None, None], torch.ones(2)
+    found = one._generate_and_score_completions([dict(PROBLEMS[0])] * 4 + [dict(PROBLEMS[1])] * 4)
+    assert found["advantages"][0] == 0 and found["advantages"][1:4].sum().abs() < 1e-3
+    assert found["advantages"][1] < 0 < found["advantages"][3]
+
+
 def test_held_out_problems_are_tried_along_the_way(tmp_path):
     one = trainer(tmp_path, eval_strategy="steps", eval_steps=2, eval_on_start=True, save_strategy="no")
     one.run()

@@ -31,7 +31,7 @@ from crawl2chat.model import load_model
 from crawl2chat.practice import Rollout, rollouts, summary
 from crawl2chat.stage import fail
 
-TRIES = 4  # at each held-out problem along the way
+TRIES = 2  # at each held-out problem along the way
 ROWS = 32  # of like length that go through the model together, on a CPU
 
 
@@ -126,6 +126,7 @@ class PractisingTrainer(SafeCheckpoints, GRPOTrainer):
     def _calculate_rewards(self, *args, **kwargs):
         began = time.perf_counter()
         found = super()._calculate_rewards(*args, **kwargs)
+        found[found.isnan().any(dim=1)] = torch.nan  # a failed grader says nothing: no other reward speaks for it
         self._log_seconds("reward", began)
         return found
 
@@ -162,7 +163,10 @@ class PractisingTrainer(SafeCheckpoints, GRPOTrainer):
         numbers = summary(problems, groups)
         counts = strategies.counts([rollout.text for group in groups for rollout in group])
         numbers |= {f"strategies/{name}": value for name, value in counts.items()}
-        numbers |= {"seconds": time.perf_counter() - began, "so_far_seconds": self.seconds + time.time() - self.began}
+        numbers["seconds"] = time.perf_counter() - began
+        looking = sum(row.get(f"{metric_key_prefix}_seconds", 0.0) for row in self.state.log_history)
+        practised = self.seconds + time.time() - self.began - looking - numbers["seconds"]
+        numbers["so_far_seconds"] = max(practised, 0.0)  # of practice, without looking at the held-out problems
         numbers = {f"{metric_key_prefix}_{key}": value for key, value in numbers.items()}
         self.log(numbers)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
