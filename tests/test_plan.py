@@ -53,3 +53,13 @@ def test_a_stage_that_does_not_train_is_planned_without_torch(tmp_path):
     command = [sys.executable, "-c", code, "--output_dir", "o", "--dry_run"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.stdout.splitlines()[-2:] == ["writes  o", "False"], done
+
+
+def test_a_plan_of_practice_says_what_is_tried_and_paid(tmp_path, capsys):
+    from grpo import RECIPE
+
+    dry_run(RECIPE, "recipes/laptop/grpo.yaml", "--output_dir", str(tmp_path / "grpo"), "--stop_on", "empty")
+    shown = capsys.readouterr().out
+    assert "asks    1,500 of sums (150 held out)" in shown
+    assert "16 problems x 8 = 128 a step, 5,120 in all, at most 80 tokens at temperature 0.9, by the engine" in shown
+    assert "1 correct; loss dapo, clipped at 0.2 and 0.2; no KL" in shown and "the run ends on empty" in shown
