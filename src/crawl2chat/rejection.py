@@ -17,20 +17,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
 
-import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from transformers import (
-    AutoModelForSequenceClassification,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainingArguments,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 
 from crawl2chat.checkpoint_folder import FINISHED, set_aside
 from crawl2chat.drift import FREE, changes
 from crawl2chat.practice import Rollout, right, rollouts, rows_as_lines, shown, summary
-from crawl2chat.protocol import load_tokenizer, turn_end
+from crawl2chat.protocol import turn_end
+from crawl2chat.reward_model import open_reward_model as open_reward_model
 from crawl2chat.stage import fail, write_text
 
 Rule = Literal["short", "any", "reward_model"]
@@ -172,39 +167,6 @@ def select(
             ]
             found.shown.append({"prompt": shown(problem), "answer": problem["answer"], "rollouts": told})
     return found
-
-
-def open_reward_model(
-    path: str, device: torch.device, batch_size: int = 64
-) -> Callable[[list[list[dict]]], list[float]]:
-    """A sequence classifier with one label as a function from conversations to its scores.
-
-    Stops with one line for a folder without one, or with another number of labels.
-    """
-    tokenizer = load_tokenizer(path)
-    try:
-        model, report = AutoModelForSequenceClassification.from_pretrained(path, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        stop(f"reward_model: {path}: cannot load a sequence classifier: {str(error).splitlines()[0]}")
-    if missing := sorted(report["missing_keys"]):  # the library makes them up
-        stop(f"reward_model: {path}: is no reward model, its weights lack {missing[0]}; give one that was trained")
-    if model.config.num_labels != 1:
-        stop(f"reward_model: {path}: has {model.config.num_labels} labels; a reward model has one")
-    if not tokenizer.chat_template or tokenizer.pad_token_id is None:
-        stop(f"reward_model: {path}: its tokenizer needs a chat template and a padding token")
-    model = model.to(device).eval()
-    model.config.pad_token_id = tokenizer.pad_token_id
-
-    @torch.inference_mode()
-    def score(conversations: list[list[dict]]) -> list[float]:
-        scores = []
-        for start in range(0, len(conversations), batch_size):
-            part = conversations[start : start + batch_size]
-            batch = tokenizer.apply_chat_template(part, padding=True, return_dict=True, return_tensors="pt")
-            scores += model(**batch.to(device)).logits[:, 0].float().tolist()
-        return scores
-
-    return score
 
 
 # -- rounds
