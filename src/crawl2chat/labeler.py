@@ -212,24 +212,12 @@ def read_order(text: str, count: int) -> list[int]:
     return [letters.index(name) for name in value]
 
 
-# -- how far orders agree
+# -- how far an order is from the gold reward's
 
 
-def kendall_tau(one: Sequence[int], other: Sequence[int]) -> float:
-    """Kendall's tau of two orders of the same things: 1 the same, 0 unrelated, -1 reversed. Raises ValueError where
-    they order other things, or fewer than two."""
-    if sorted(one) != sorted(other) or len(set(one)) != len(one) or len(one) < 2:
-        raise ValueError(f"no two orders of the same things: {list(one)} and {list(other)}")
-    return 1 - 2 * flipped(one, other) / math.comb(len(one), 2)
-
-
-def flipped(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many pairs stand in `other` the other way round than in `one`."""
-    place = {thing: i for i, thing in enumerate(other)}
-    return sum(place[a] > place[b] for a, b in combinations(one, 2))
-
-
-def neighbours_flipped(one: Sequence[int], other: Sequence[int]) -> int:
-    """Of the pairs that are neighbours in `one`, how many stand in `other` the other way round."""
-    place = {thing: i for i, thing in enumerate(other)}
-    return sum(place[a] > place[b] for a, b in pairwise(one))
+def errors(marks: Sequence[float], order: Sequence[int]) -> tuple[list[float], list[float]]:
+    """(of every two replies, of those that the order puts next to each other): 1 where the reply with the lower mark
+    stands before the other, 0.5 where their marks are equal, else 0. Kendall's tau is 1 - 2 * the mean of the first.
+    """
+    every = [(1 + (marks[a] < marks[b]) - (marks[a] > marks[b])) / 2 for a, b in combinations(order, 2)]
+    return every, [(1 + (marks[a] < marks[b]) - (marks[a] > marks[b])) / 2 for a, b in pairwise(order)]
