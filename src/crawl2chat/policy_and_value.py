@@ -1,0 +1,67 @@
+"""The two models that PPO trains as one module: the policy, and the value model that expects what it will earn."""
+
+import copy
+from collections.abc import Sequence
+
+import torch
+from peft import LoraConfig, PeftConfig
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
+
+from crawl2chat.logps import token_logps, token_values
+from crawl2chat.reward_model import HEAD
+
+
+class PolicyAndValue(torch.nn.Module):
+    """Policy and value model as the one module that the Trainer optimizes."""
+
+    def __init__(self, policy: PreTrainedModel, value_model: PreTrainedModel):
+        super().__init__()
+        self.policy, self.value_model = policy, value_model
+        self.config, self.generation_config = policy.config, policy.generation_config
+        self.peft_config = getattr(policy, "peft_config", {})
+
+    def forward(
+        self, ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, temperature: float
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Log-probabilities, entropies and values of the wanted tokens: (tokens,) each; see logps.py."""
+        logps, entropies = token_logps(self.policy, ids, lengths, wanted, temperature)
+        return logps, entropies, token_values(self.value_model, ids, lengths, wanted)
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        return self.policy.is_gradient_checkpointing
+
+    def gradient_checkpointing_enable(self, **keys) -> None:
+        self.policy.gradient_checkpointing_enable(**keys)
+        self.value_model.gradient_checkpointing_enable(**keys)
+
+    def activation_checkpointing_enable(self, **keys) -> None:
+        self.policy.activation_checkpointing_enable(**keys)
+        self.value_model.activation_checkpointing_enable(**keys)
+
+    def gradient_checkpointing_disable(self) -> None:
+        self.policy.gradient_checkpointing_disable()
+        self.value_model.gradient_checkpointing_disable()
+
+
+def begin_value_model(policy: PreTrainedModel, judges: Sequence[PreTrainedModel]) -> PreTrainedModel:
+    """A copy of the first reward model; without one, a copy of the policy's body under a head of zeros."""
+    if judges:
+        return copy.deepcopy(judges[0])
+    config = copy.deepcopy(policy.config)
+    config.num_labels = 1
+    model = AutoModelForSequenceClassification.from_config(
+        config, dtype=policy.dtype, attn_implementation=policy.config._attn_implementation
+    )
+    model.base_model.load_state_dict(policy.base_model.state_dict())
+    torch.nn.init.zeros_(model.score.weight)
+    return model.to(policy.device)
+
+
+def value_adapter(peft_config: PeftConfig) -> PeftConfig:
+    """The policy's LoRA, for a value model: its head is trained whole."""
+    config = copy.deepcopy(peft_config)
+    config.task_type = "SEQ_CLS"
+    if isinstance(config, LoraConfig):
+        config.modules_to_save = [HEAD]
+    return config
