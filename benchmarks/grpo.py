@@ -98,7 +98,7 @@ def main() -> None:
     disable_progress_bars()
     logging.disable_progress_bar()
     torch.set_num_threads(options.threads)
-    recipe = read_yaml(options.recipe)
+    recipe = read_yaml(Path(options.recipe).read_text(encoding="utf-8"), options.recipe, []).plain()
     if not Path(recipe["model_name_or_path"]).exists():
         raise SystemExit(f"{recipe['model_name_or_path']}: not there; run the laptop's lifecycle up to sft first")
     problems = read_problems([TaskRows(**entry) for entry in recipe["problems"]], "train", 0)

@@ -295,9 +295,12 @@ def _prompts(model, tokenizer, conversations: Sequence[list[dict]], tools: Seque
     if not conversations:
         return []
     tools = list(tools) if tools else None
-    rows = tokenizer.apply_chat_template(list(conversations), tools=tools, add_generation_prompt=True)["input_ids"]
-    _rooms(model, rows)
-    return [Reply(prompt_ids=ids) for ids in rows]
+    keys = [repr(messages) for messages in conversations]  # many tries at one prompt: it is rendered once
+    different = dict(zip(keys, conversations, strict=True))
+    rows = tokenizer.apply_chat_template(list(different.values()), tools=tools, add_generation_prompt=True)
+    ids = dict(zip(different, rows["input_ids"], strict=True))
+    _rooms(model, [ids[key] for key in keys])
+    return [Reply(prompt_ids=list(ids[key])) for key in keys]
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:

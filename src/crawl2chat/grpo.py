@@ -4,11 +4,12 @@ What differs from the stock trainer:
 - rollouts come from engine.py: a prompt is read once for its whole group, a finished row leaves the batch, the tools a
   reply calls are run in it, and what a reply becomes depends on (seed, step, row) alone, so a resumed run is exact
   (`use_vllm: true` leaves them to TRL and vLLM);
-- on one CPU process the loss is computed on rows sorted by length, without padding's share, and the head meets only
-  the tokens that were written;
+- on one CPU process the loss, too, reads a prompt once for its whole group, nearly without padding; the head meets
+  only the tokens that were written, and rows without an advantage get no gradient;
 - the strategy is TRL's otherwise: losses, clipping, KL, aggregation of rewards, metrics and their names.
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from crawl2chat.practice import Rollout, rollouts, summary
 from crawl2chat.stage import fail
 
 TRIES = 2  # at each held-out problem along the way
-ROWS = 32  # of like length that go through the model together, on a CPU
+PROMPTS = 8  # of like length whose replies go through the model together, on a CPU
 
 
 @dataclass
@@ -68,8 +69,9 @@ class PractisingTrainer(SafeCheckpoints, GRPOTrainer):
         check_arguments(training_args)
         super().__init__(*args, tools=list(tools) or None if training_args.use_vllm else None, **kwargs)
         self.own_tools = list(tools)
+        self.moving: torch.Tensor | None = None  # the rows at hand that have an advantage, where no other row moves
         sharded = self.accelerator.num_processes > 1 or self.is_deepspeed_enabled
-        self.lean = training_args.use_cpu and not sharded and self.importance_sampling_level == "token"
+        self.lean = training_args.use_cpu and not sharded and not training_args.gradient_checkpointing
 
     # -- rollouts
 
@@ -83,6 +85,9 @@ class PractisingTrainer(SafeCheckpoints, GRPOTrainer):
 
     def _roll_out(self, prompts: list):
         with self._whole_model() as model:
+            if self.lean and self.args.bf16:  # a copy without autocast: as the loss sees it, and quicker
+                model = self.accelerator.unwrap_model(copy.deepcopy(model), keep_fp32_wrapper=False)
+                model = model.to(torch.bfloat16)
             replies = generate(
                 model, self._tokenizer, prompts, self.own_tools, batch_size=len(prompts), seed=self._draw_seed(),
                 first=self.accelerator.process_index * len(prompts), max_new_tokens=self.max_completion_length,
@@ -137,6 +142,15 @@ class PractisingTrainer(SafeCheckpoints, GRPOTrainer):
 
     # -- loss
 
+    def _compute_loss(self, model, inputs):
+        """TRL's; a row without an advantage moves nothing where the loss has no other term, and needs no gradient."""
+        alone = self.beta == 0 and not self._entropy_bonus_enabled and self.lean
+        self.moving = inputs["advantages"] != 0 if alone and inputs["advantages"].dim() == 1 else None
+        try:
+            return super()._compute_loss(model, inputs)
+        finally:
+            self.moving = None
+
     def _get_per_token_logps_and_entropies(
         self, model, input_ids, attention_mask, logits_to_keep, batch_size=None, compute_entropy=False,
         compute_aux_loss=False, **images,
@@ -149,8 +163,17 @@ class PractisingTrainer(SafeCheckpoints, GRPOTrainer):
             )  # fmt: skip
         plain = self.accelerator.unwrap_model(model)
         plain = plain.get_base_model() if hasattr(plain, "get_base_model") else plain
+        rows = (input_ids, attention_mask)
         with self.accelerator.autocast():
-            return *token_logps(plain, input_ids, attention_mask, logits_to_keep, self.temperature), None
+            if self.moving is None or self.moving.all() or not self.moving.any():
+                return *token_logps(plain, *rows, logits_to_keep, self.temperature), None
+            parts = []
+            for chosen in (self.moving, ~self.moving):
+                with torch.set_grad_enabled(chosen is self.moving and torch.is_grad_enabled()):
+                    part = token_logps(plain, *(side[chosen] for side in rows), logits_to_keep, self.temperature)
+                parts.append(part)
+        order = torch.cat([self.moving.nonzero()[:, 0], (~self.moving).nonzero()[:, 0]]).argsort()
+        return *(torch.cat(pair)[order] for pair in zip(*parts, strict=True)), None
 
     # -- held-out problems
 
@@ -194,28 +217,42 @@ def token_logps(
     model: torch.nn.Module, input_ids: torch.Tensor, attention_mask: torch.Tensor, keep: int, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities of the last `keep` of (rows, length) ids at `temperature`, and the entropy in nats of the
-    distribution each was drawn from: both (rows, keep) floats, 0 where `attention_mask` is. The mask may be 0 at both
-    ends of a row alone. Gradients flow through the log-probabilities.
+    distribution each was drawn from: both (rows, keep) floats, 0 where `attention_mask` is. Prompts lie at the right
+    end of their columns, replies at the left end of the last `keep`. Gradients flow through the log-probabilities.
+
+    A prompt is read once for all replies to it, with its gradient, and the replies to PROMPTS prompts go together.
     """
-    rows, width = input_ids.shape
-    logps, entropies = input_ids.new_zeros(2, rows, keep, dtype=torch.float32).unbind()
-    lengths, starts = attention_mask.sum(1), attention_mask.argmax(1)
-    prompts = attention_mask[:, : width - keep].sum(1)  # tokens before the first that is kept
+    ids, mask = input_ids.masked_fill(attention_mask == 0, -1), attention_mask.bool()
+    prompts, owner = ids[:, :-keep].unique(dim=0, return_inverse=True)
+    lengths, reply_lengths = (prompts >= 0).sum(1), mask[:, -keep:].sum(1)
+    logps, entropies = input_ids.new_zeros(2, len(ids), keep, dtype=torch.float32).unbind()
     found, places = [], []
-    for chunk in lengths.argsort().split(ROWS):
-        # from the left edge on: under causal attention no token sees the padding behind it, so no mask is needed
-        columns = starts[chunk, None] + torch.arange(int(lengths[chunk].max()))
-        ids = input_ids[chunk[:, None], columns.clamp(max=width - 1)]
-        at = torch.arange(ids.shape[1] - 1)
-        wanted = (at + 1 >= prompts[chunk, None]) & (at + 1 < lengths[chunk, None])
-        hidden = model.base_model(ids, use_cache=False).last_hidden_state[:, :-1][wanted]
-        logits = model.get_output_embeddings()(hidden).float() / temperature
-        log_probabilities = logits.log_softmax(-1)
-        chosen = log_probabilities.gather(-1, ids[:, 1:][wanted][:, None])[:, 0]
+    for chunk in lengths.argsort().split(PROMPTS):
+        # rows of these prompts; the prompts' keys and values, one copy a row
+        rows = torch.isin(owner, chunk).nonzero()[:, 0]
+        if not reply_lengths[rows].any():
+            continue
+        copies = (owner[rows, None] == chunk).nonzero()[:, 1]
+        asked = prompts[chunk, prompts.shape[1] - int(lengths[chunk].max()) :]
+        seen = (asked >= 0).long()
+        read = model.base_model(
+            asked.clamp(min=0), attention_mask=seen, position_ids=(seen.cumsum(1) - 1).clamp(min=0), use_cache=True
+        )
+        read.past_key_values.batch_select_indices(copies)
+        # the replies behind them
+        width = int(reply_lengths[rows].max())
+        reply, real = input_ids[rows, -keep:][:, :width], mask[rows, -keep:][:, :width]
+        wrote = model.base_model(
+            reply, attention_mask=torch.cat([seen[copies], real.long()], 1), past_key_values=read.past_key_values,
+            position_ids=lengths[chunk][copies, None] + torch.arange(width, device=ids.device), use_cache=True,
+        )  # fmt: skip
+        before = torch.cat([read.last_hidden_state[copies, -1:], wrote.last_hidden_state[:, :-1]], 1)
+        log_probabilities = (model.get_output_embeddings()(before[real]).float() / temperature).log_softmax(-1)
+        chosen = log_probabilities.gather(-1, reply[real][:, None])[:, 0]
         with torch.no_grad():
-            entropy = -(log_probabilities.exp() * log_probabilities).sum(-1)
-        row, column = wanted.nonzero(as_tuple=True)
-        places.append((chunk[row], column + 1 - prompts[chunk][row]))
+            entropy = -log_probabilities.exp().mul_(log_probabilities).sum(-1)
+        row, column = real.nonzero(as_tuple=True)
+        places.append((rows[row], column))
         found.append((chosen, entropy))
     place = tuple(torch.cat(parts) for parts in zip(*places, strict=True))
     logps = logps.index_put(place, torch.cat([chosen for chosen, _ in found]))
