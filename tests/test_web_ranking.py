@@ -578,7 +578,7 @@ def texts(tab) -> list[str]:
 
 
 def counted(tab, text: str) -> None:
-    tab.locator("#counts", has_text=re.compile(f"^{re.escape(text)}$")).wait_for(timeout=5000)
+    tab.locator("#counts", has_text=re.compile(f"^{re.escape(text)}$")).wait_for()
 
 
 def drag(tab, card: int, to: int) -> None:
