@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForSequenceClassification, LlamaModel
-from trl import ModelConfig
+from trl import ModelConfig, RewardTrainer
 
 from crawl2chat import reward_model
 from crawl2chat.protocol import IM_END
@@ -16,6 +16,7 @@ from crawl2chat.reward_model import (
     RewardModelTrainer,
     adapter,
     begin,
+    by_prompt,
     check_arguments,
     check_tokenizer,
     encode,
@@ -166,6 +167,8 @@ def test_pairs_are_read_with_and_without_a_prompt_of_their_own(tmp_path):
     whole = pair(0, "good", "bad")
     implicit = {side: [*whole["prompt"], *whole[side]] for side in ("chosen", "rejected")}
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in (whole, implicit)))
+    with pytest.raises(SystemExit, match=r"test.jsonl: no such file; run scripts/preferences.py first"):
+        read_pairs(str(tmp_path), "test")
     rows = read_pairs(str(tmp_path), "train")
     assert rows == [whole, {**whole, "rank_distance": None}]
 
@@ -220,6 +223,35 @@ def test_four_batches_of_one_pair_are_one_batch_of_four(tmp_path, chat):
         losses.append([(row["loss"], row["grad_norm"]) for row in one.state.log_history if "loss" in row])
     for one, other in zip(*losses, strict=True):
         assert one == pytest.approx(other, rel=1e-3)
+
+
+def test_a_reply_in_several_pairs_is_read_once_and_nothing_else_changes(tmp_path, chat, monkeypatch):
+    words = ["hello", "today small", "letters in a word", "capital"]
+    rows = [pair(3, one, other) for i, one in enumerate(words) for other in words[i + 1 :]]
+    one = trainer(tmp_path, chat, rows)
+    found, read = {}, []
+    one.model.register_forward_hook(
+        lambda model, args, kwargs, out: read.append(len(kwargs["input_ids"])), with_kwargs=True
+    )
+    for kind in (RewardModelTrainer, RewardTrainer):
+        monkeypatch.setattr(RewardModelTrainer, "compute_loss", kind.compute_loss)
+        one.model.zero_grad()
+        batch = one.data_collator(list(one.train_dataset))
+        loss, outputs = one.compute_loss(one.model, batch, return_outputs=True)
+        loss.backward()
+        gradient = torch.cat([p.grad.flatten() for p in one.model.parameters() if p.grad is not None])
+        found[kind] = (loss.detach(), outputs.logits.detach(), gradient)
+    for ours, theirs in zip(*found.values(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert read == [4, 12]
+
+
+def test_the_pairs_of_a_prompt_stand_side_by_side():
+    rows = [pair(i % 5, f"good {i}", "bad") for i in range(20)]
+    ordered = by_prompt(rows, 0)
+    asked = [row["prompt"][0]["content"] for row in ordered]
+    assert sum(a != b for a, b in zip(asked, asked[1:], strict=False)) == 4
+    assert sorted(map(str, ordered)) == sorted(map(str, rows)) and by_prompt(rows, 0) == ordered != by_prompt(rows, 1)
 
 
 @pytest.mark.parametrize("modules", ["all-linear", ["q_proj", "v_proj"]])

@@ -132,5 +132,5 @@ def test_the_numbers_of_held_out_pairs(model):
 
 def test_the_ceiling_is_what_the_labeler_agrees_with_himself(tmp_path):
     assert ceiling(str(tmp_path)) is None
-    (tmp_path / "metrics.json").write_text('{"pairs": 3, "agreement": 0.91}')
-    assert ceiling(str(tmp_path)) == 0.91
+    (tmp_path / "metrics.json").write_text('{"pairs": 3, "flipped": 0.25}')
+    assert ceiling(str(tmp_path)) == 0.75

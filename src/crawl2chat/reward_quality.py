@@ -37,7 +37,10 @@ def measure(
     by_distance = defaultdict(list)
     for row, win in zip(test, wins(margins), strict=True):
         by_distance[row["rank_distance"]].append(win)
-    some = list({question(row): row for row in test}.values())
+    some = {
+        question(row): row for row in sorted(test, key=lambda row: row["rank_distance"] or 0)
+    }  # best against worst
+    some = list(some.values())
     kinds = degenerate(model, tokenizer, some[:: -(-len(some) // SHOWN)], max_length, batch_size)
     numbers = {
         "accuracy": accuracy,
@@ -58,7 +61,8 @@ def ceiling(preferences: str) -> float | None:
     """The share of pairs on which the labeler agrees with himself without his noise, where the stage that made the
     pairs has measured it: no reward model can be expected to be right on more of them."""
     path = Path(preferences) / "metrics.json"
-    return json.loads(path.read_text(encoding="utf-8")).get("agreement") if path.is_file() else None
+    flipped = json.loads(path.read_text(encoding="utf-8")).get("flipped") if path.is_file() else None
+    return None if flipped is None else 1 - flipped
 
 
 def shown(kinds: Sequence[dict]) -> str:
