@@ -23,6 +23,9 @@ contents() {
     chapter "Reinforcement learning: practice makes it better than its teacher"
     stage rejection      # several tries at problems, the best of them -> finetuning, again and again
     stage grpo           # groups of tries, the better ones made likelier
+    stage preferences    # replies in order, from best to worst -> pairs
+    stage reward         # pairs -> a reward model
+    stage ppo            # a policy against the reward model, on a leash
     chapter "What it can do, and what it cannot"
     stage eval           # every checkpoint on every task
     stage report         # one page with every number and figure

@@ -14,6 +14,7 @@ from crawl2chat import endpoint as endpoint_module
 from crawl2chat.endpoint import Endpoint
 from crawl2chat.labeler import (
     Judged,
+    Person,
     Simulated,
     errors,
     gold,
@@ -22,15 +23,16 @@ from crawl2chat.labeler import (
     rhyme,
 )
 from crawl2chat.tasks import verse
+from crawl2chat.web import ranking
 from endpoint_server import serving
 
 PELICAN = [{"role": "user", "content": "Write two lines about a pelican."}]
 # from good to bad
 VERSES = [
     "The proud pelican danced by the sea,\nand it sang and laughed under a tree.",
-    "The proud pelican danced by the sea,\nand it sang and laughed in the cold.",
-    "The good pelican danced by the sea,\nand it sat and stayed in the cold.",
-    "The good one danced by the sea,\nand it sat and stayed in the cold.",
+    "The proud pelican danced by the sea,\nand it sang and laughed in the night.",
+    "The good pelican danced by the sea,\nand it sat and stayed in the night.",
+    "The good one danced by the sea,\nand it sat and stayed in the night.",
     "The one by the sea.",
 ]
 DEGENERATE = {
@@ -85,7 +87,7 @@ def test_what_a_verse_is_made_of_counts_each_by_itself():
     best = VERSES[0]
     worse = {
         "named": best.replace("pelican", "one"),
-        "rhyme": best.replace("under a tree", "in the cold"),
+        "rhyme": best.replace("under a tree", "in the night"),
         "vivid": best.replace("proud", "old").replace("danced", "went").replace("sang", "sat"),
         "form": best.replace("\n", " "),
         "metre": best.replace(" and laughed", "").replace("proud ", ""),
@@ -100,7 +102,7 @@ def test_another_animal_in_the_prompts_place_is_not_the_animal():
 
 
 @pytest.mark.parametrize("one, other, found", [
-    ("sea", "tree", 1), ("bread", "red", 1), ("sea", "sea", 0), ("sea", "cold", 0), ("mouse", "house", 0.3),
+    ("sea", "tree", 1), ("bread", "red", 1), ("sea", "sea", 0), ("sea", "night", 0), ("mouse", "house", 0.3),
     ("cat", "hat", 0.3), ("first", "worst", 0), ("me", "sea", 1),
 ])  # fmt: skip
 def test_words_rhyme_by_sound_and_no_word_with_itself(one, other, found):
@@ -173,11 +175,11 @@ def compared(rows: list[dict], noise: float) -> tuple[float, float]:
     return tuple(fmean(chain.from_iterable(part)) for part in zip(*wrong, strict=True))
 
 
-@pytest.mark.parametrize("noise, all_pairs, neighbours", [(0.03, 0.06, 0.13), (0.1, 0.15, 0.27)])
+@pytest.mark.parametrize("noise, all_pairs, neighbours", [(0.03, 0.04, 0.085), (0.1, 0.13, 0.235)])
 def test_the_share_of_pairs_that_a_noise_flips(noise, all_pairs, neighbours):
-    """The recipe's noise (0.03) turns some one pair in sixteen round, of neighbours one in eight."""
+    """The recipe's noise (0.03) turns one pair in twenty-five round, of neighbours one in twelve."""
     found = compared(drawn(300), noise)
-    assert found == (pytest.approx(all_pairs, abs=0.02), pytest.approx(neighbours, abs=0.03))
+    assert found == (pytest.approx(all_pairs, abs=0.015), pytest.approx(neighbours, abs=0.025))
 
 
 def test_more_noise_agrees_less():
@@ -277,3 +279,31 @@ def test_words_within_a_reply_stay_material(tmp_path):
     with serving(shortest_first) as server:
         assert judge(server, tmp_path).order(PELICAN, [evil, "The owl."]) == [1, 0]
     assert evil in shown(server.requests[0]).values()
+
+
+# -- a person
+
+
+def test_a_person_is_shown_the_page_and_what_is_skipped_has_no_order(tmp_path, monkeypatch):
+    rows = drawn(3)
+    seen = {}
+
+    def page(asked, path, labeler, open_browser):
+        seen.update(asked=asked, path=path, labeler=labeler)
+        return [{**asked[2], "order": [1, 0], "labeler": labeler}, {**asked[0], "order": [0, 1], "labeler": labeler}]
+
+    monkeypatch.setattr(ranking, "rank", page)
+    ada = Person("ada", tmp_path / "rankings.jsonl")
+    assert list(ada.orders([{**row, "split": "test", "drawn": []} for row in rows])) == [[0, 1], None, [1, 0]]
+    assert seen["labeler"] == "ada" and seen["path"] == tmp_path / "rankings.jsonl"
+    assert seen["asked"] == [{**row, "split": "test"} for row in rows]
+
+
+def test_what_a_person_decided_is_not_asked_again(tmp_path, monkeypatch):
+    log = tmp_path / "rankings.jsonl"
+    page = ranking.Page([{"prompt": PELICAN, "replies": ["b", "a", "c"]}], log, "ada")
+    shown_first = page.shown(next(iter(page.items)))
+    decision = {"item": next(iter(page.items)), "decision": "0" * 32, "order": [2, 0, 1], "seconds": 1.0}
+    page.change("/rank", decision)
+    monkeypatch.setattr(ranking, "make_server", lambda *args: pytest.fail("nothing is left to ask"))
+    assert Person("ada", log).order(PELICAN, ["b", "a", "c"]) == [shown_first[i] for i in (2, 0, 1)]

@@ -17,6 +17,8 @@ RECIPES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.
 ORDER = re.findall(r"^    stage (\w+)", (ROOT / "scripts/lifecycle.sh").read_text(encoding="utf-8"), re.MULTILINE)
 LAUNCH = r"# (?:python|accelerate launch(?: --config_file (accelerate_configs/\w+\.yaml))?) scripts/(\w+)\.py (\S+)"
 OPEN_WEIGHTS = ["base", "merge"]  # stages of post-training what others pretrained
+RLHF = ["preferences", "reward", "ppo"]  # stages with folders of their own: recipes/rlhf, recipes/rlhf-124m
+AFTER_THE_LAPTOP = ["smollm2-135m", "beyond-the-teacher", "rlhf"]  # folders that read what recipes/laptop wrote
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=str)
 
 
@@ -53,7 +55,7 @@ def strings(value: object) -> list[str]:
 def test_both_families_have_the_same_stems():
     laptop = {path.stem for path in RECIPES if path.parent == Path("recipes/laptop")}
     assert {path.stem for path in RECIPES if path.parent == Path("recipes")} == laptop
-    assert laptop == {*ORDER, "chat"} - set(OPEN_WEIGHTS)
+    assert laptop == {*ORDER, "chat"} - set(OPEN_WEIGHTS) - set(RLHF)
 
 
 def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
@@ -73,7 +75,7 @@ def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
 
 @every_recipe
 def test_it_parses_through_its_scripts_dataclasses(path):
-    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher")
+    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher", "rlhf")
     recipe = load_recipe(*script_of(path).RECIPE, args=[str(path)], plan_only=on_gpus)
     missing = [item.path for item in inputs(recipe.configs) if item.state == "missing"]
     assert all(path.startswith("output/") for path in missing), "what is neither local nor a name on the hub"
@@ -86,9 +88,10 @@ def test_every_local_input_is_an_earlier_stages_output(path):
     earlier = []
     # real open weights are asked what the laptop's data stage knows
     folders = {path.parent, Path("recipes")}
-    folders |= {Path("recipes/laptop")} if path.parent.name in ("smollm2-135m", "beyond-the-teacher") else set()
+    folders |= {Path("recipes/laptop")} if path.parent.name in AFTER_THE_LAPTOP else set()
     for folder in folders:
-        before = ORDER[: ORDER.index(stage_of(path))] if stage_of(path) in ORDER else ORDER
+        whole = stage_of(path) not in ORDER or folder != path.parent and path.parent.name in AFTER_THE_LAPTOP
+        before = ORDER if whole else ORDER[: ORDER.index(stage_of(path))]
         before = list(dict.fromkeys(["base", *before]))
         made_by = [folder / f"{stage}.yaml" for stage in before]
         earlier += [document(recipe)["output_dir"] for recipe in made_by if recipe.exists()]

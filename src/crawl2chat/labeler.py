@@ -19,11 +19,12 @@ from pathlib import Path
 from crawl2chat.endpoint import Endpoint
 from crawl2chat.labelling import find_json, read_all, turns
 from crawl2chat.tasks import verse
+from crawl2chat.web import ranking
 
 ANIMALS = frozenset(animal for names in verse.ANIMALS.values() for animal in names)
 VIVID, PLAIN = (frozenset(word for words in verse.WORDS[tone].values() for word in words) for tone in verse.WORDS)
-SMALL = frozenset("a an and as at for in it its like of on the to under up us we were where while with".split())
-PARTS = {"named": 0.25, "rhyme": 0.25, "vivid": 0.25, "form": 0.15, "metre": 0.1}  # of the gold reward, in sum 1
+SMALL = frozenset("a an and at by for in it its just me of on out the to under up where while with".split())
+PARTS = {"named": 0.25, "rhyme": 0.15, "vivid": 0.35, "form": 0.2, "metre": 0.05}  # of the gold reward, in sum 1
 GRAMMAR = 5_000  # verses drawn to see which words may be neighbours: no pair is new after them
 
 
@@ -183,6 +184,24 @@ class Judged:
         """Which reply is shown as A, as B, ..."""
         rng = random.Random(json.dumps(["places", self.seed, prompt, list(replies)]))
         return rng.sample(range(len(replies)), len(replies))
+
+
+@dataclass(frozen=True)
+class Person:
+    """Somebody on the page of crawl2chat.web.ranking, which keeps every decision the moment it is made."""
+
+    name: str
+    log: Path  # the decisions, other people's too
+
+    def order(self, prompt: list[dict], replies: Sequence[str]) -> list[int] | None:
+        return next(self.orders([{"prompt": prompt, "replies": list(replies)}]))
+
+    def orders(self, rows: Iterable[dict]) -> Iterator[list[int] | None]:
+        """What was decided before is not asked again; None for what was skipped or left when the page was ended."""
+        rows = [{key: row[key] for key in ("prompt", "replies", "split") if key in row} for row in rows]
+        ordered = ranking.rank(rows, self.log, self.name, open_browser=True)
+        found = {json.dumps([row["prompt"], row["replies"]]): row["order"] for row in ordered}
+        return (found.get(json.dumps([row["prompt"], row["replies"]])) for row in rows)
 
 
 def letter(place: int) -> str:

@@ -18,7 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from crawl2chat.checkpoint_folder import set_aside
 from crawl2chat.drift import changes
 from crawl2chat.engine import context_length, generate
-from crawl2chat.labeler import Judged, Simulated, errors, gold
+from crawl2chat.labeler import Judged, Person, Simulated, errors, gold
 from crawl2chat.mixture import Part, read_part
 from crawl2chat.problems import TaskRows, read_problems
 from crawl2chat.stage import fail, write_text
@@ -155,7 +155,7 @@ def different(rows: Sequence[dict]) -> tuple[list[dict], int]:
 # -- orders and pairs
 
 
-def rank(rows: Sequence[dict], labeler: Simulated | Judged) -> list[dict]:
+def rank(rows: Sequence[dict], labeler: Simulated | Judged | Person) -> list[dict]:
     """{"prompt", "replies", "order", "labeler", "split", "task"} of the rows that the labeler put in order; "order"
     holds the numbers of the replies, the best first. One clear line where it ordered none, or none of a split."""
     orders = labeler.orders(tqdm(rows, desc=labeler.name, unit="prompt", delay=3))

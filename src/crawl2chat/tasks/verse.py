@@ -11,10 +11,14 @@ from collections.abc import Iterator
 from itertools import product
 
 ANIMALS = {
-    "train": """bear bird cat cow dog fish fox hen mouse pig rabbit turtle wolf duck goat sheep frog crow bee lion seal
-    snail deer donkey swan goose crab moth lamb toad hawk dove robin eagle tiger camel zebra monkey lizard
-    spider""".split(),
-    "test": "pelican owl horse squirrel rat whale otter hare mule beaver wasp panda".split(),
+    "train": """ant bat bear bee bird boar bug bull calf camel carp cat chick clam cobra cod cow coyote crab crane crow
+    cuckoo deer dog dolphin donkey dove duck eagle eel elephant elk emu falcon ferret finch fish flea flamingo fox frog
+    gecko giraffe goat goose gorilla gull hamster hawk hedgehog hen heron hippo jaguar kangaroo kitten kiwi koala lamb
+    lark leopard lion lizard llama lobster lynx magpie mole monkey moose mosquito moth mouse mule octopus ostrich
+    oyster panther parrot peacock penguin pig pigeon pony puma puppy quail rabbit raven reindeer rhino robin rooster
+    salmon seagull seal shark sheep shrew shrimp skunk sloth slug snail snake sparrow spider squid stork swallow swan
+    tiger toad trout tuna turkey turtle viper vulture walrus weasel wolf woodpecker worm wren yak zebra""".split(),
+    "test": "pelican owl horse squirrel rat whale otter hare badger beaver wasp panda".split(),
 }
 WORDINGS = {
     "train": [
@@ -34,12 +38,8 @@ ENDINGS = [
     ["all the day", "far away", "on its way", "at its play"],
     ["in the night", "by the light", "left and right", "out of sight"],
     ["by the sea", "under a tree", "just like me", "for all to see"],
-    ["under the moon", "and left too soon", "with a spoon", "in the afternoon"],
-    ["in the sky", "way up high", "with one eye", "and asked us why"],
     ["in the snow", "soft and slow", "high and low", "where flowers grow"],
     ["on the ground", "without a sound", "round and round", "lost and found"],
-    ["on a stone", "all alone", "on its own", "with a bone"],
-    ["in the cold", "like gold", "as we were told", "with a hand to hold"],
     ["in its bed", "warm and red", "with lifted head", "for a piece of bread"],
     ["down the street", "on quick feet", "with food to eat", "where rivers meet"],
     ["through the town", "up and down", "with a crown", "black and brown"],
