@@ -9,6 +9,7 @@ import pytest
 from crawl2chat import budget
 from crawl2chat.hardware import Device
 from crawl2chat.recipe import parse_recipe
+from tiny import tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
 
@@ -58,7 +59,10 @@ def test_a_stage_that_does_not_train_is_planned_without_torch(tmp_path):
 def test_a_plan_of_practice_says_what_is_tried_and_paid(tmp_path, capsys):
     from grpo import RECIPE
 
-    dry_run(RECIPE, "recipes/laptop/grpo.yaml", "--output_dir", str(tmp_path / "grpo"), "--stop_on", "empty")
+    tiny_model(tiny_tokenizer()).save_pretrained(tmp_path / "sft")
+    tiny_tokenizer().save_pretrained(tmp_path / "sft")
+    flags = ["--model_name_or_path", str(tmp_path / "sft"), "--output_dir", str(tmp_path / "grpo")]
+    dry_run(RECIPE, "recipes/laptop/grpo.yaml", *flags, "--stop_on", "empty")
     shown = capsys.readouterr().out
     assert "asks    1,500 of sums (150 held out)" in shown
     assert "16 problems x 8 = 128 a step, 5,120 in all, at most 80 tokens at temperature 0.9, by the engine" in shown
