@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from crawl2chat.practice import Rollout, rollouts, summary
+from crawl2chat.practice import Rollout, measure, rollouts, summary
 from crawl2chat.problems import TaskRows, read_problems
 from tiny import tiny_model, tiny_tokenizer
 
@@ -42,3 +42,9 @@ def test_a_try_without_a_verdict_is_no_wrong_one():
 def test_shown_work_is_counted():
     groups = [[tried(1, text="2 + 3 = 5. The answer is 5."), tried(1)]]
     assert summary(PROBLEMS[:1], groups)["worked"] == 0.5
+
+
+def test_measuring_gives_the_greedy_share_beside_the_sampled_one():
+    tokenizer = tiny_tokenizer()
+    numbers = measure(tiny_model(tokenizer), tokenizer, PROBLEMS, 2, 1.0, max_new_tokens=4, seed=0)
+    assert numbers["greedy"] == 0 and numbers["pass_at_1"] == 0 and numbers["stderr"] == 0

@@ -86,6 +86,20 @@ def summary(problems: Sequence[dict], groups: Sequence[Sequence[Rollout]]) -> di
     return numbers | ({"worked": fmean(worked)} if worked else {})
 
 
+def measure(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    problems: Sequence[dict],
+    samples: int,
+    temperature: float,
+    **generation,
+) -> dict[str, float]:
+    """`summary` of sampled tries at held-out problems, and `greedy`, the share right at temperature 0."""
+    drawn = rollouts(model, tokenizer, problems, samples, temperature=temperature, **generation)
+    greedy = rollouts(model, tokenizer, problems, 1, temperature=0.0, **generation)
+    return summary(problems, drawn) | {"greedy": summary(problems, greedy)["pass_at_1"]}
+
+
 @dataclass
 class Curriculum:
     """Which problems can teach: those that are solved now and then."""

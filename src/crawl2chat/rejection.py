@@ -86,8 +86,7 @@ def measure(
     seed: int,
     **ways,
 ) -> dict[str, float]:
-    """`practice.summary` of sampled tries over all ranks, and `greedy`, the share right at temperature 0: the same
-    random numbers whenever it is called, so that rounds compare."""
+    """`practice.measure` over all ranks: the same random numbers whenever it is called, so that rounds compare."""
     drawn = tries(model, tokenizer, problems, samples, seed, temperature=temperature, **ways)
     greedy = tries(model, tokenizer, problems, 1, seed, temperature=0.0, **ways)
     try:
