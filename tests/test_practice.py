@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from crawl2chat.practice import Rollout, measure, rollouts, summary
+from crawl2chat.practice import Curriculum, Rollout, measure, rollouts, summary, teachable
 from crawl2chat.problems import TaskRows, read_problems
 from tiny import tiny_model, tiny_tokenizer
 
@@ -48,3 +48,11 @@ def test_measuring_gives_the_greedy_share_beside_the_sampled_one():
     tokenizer = tiny_tokenizer()
     numbers = measure(tiny_model(tokenizer), tokenizer, PROBLEMS, 2, 1.0, max_new_tokens=4, seed=0)
     assert numbers["greedy"] == 0 and numbers["pass_at_1"] == 0 and numbers["stderr"] == 0
+
+
+def test_a_curriculum_leaves_out_what_is_never_or_always_solved(capsys):
+    groups = [[tried(0), tried(0)], [tried(1), tried(0)], [tried(1), tried(1)], [tried(None), tried(1)]]
+    assert teachable(PROBLEMS, groups, Curriculum(tries=2)) == [PROBLEMS[1], PROBLEMS[3]]
+    assert "of 4 problems 1 are too hard yet and 1 too easy; 2 left" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="no problem is left"):
+        teachable(PROBLEMS[:1], groups[:1], Curriculum(tries=2))

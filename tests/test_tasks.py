@@ -362,8 +362,8 @@ def plain(answer: str) -> str:
 @pytest.mark.parametrize("hedge", HEDGES)
 def test_a_hedged_answer_earns_nothing(case, hedge):
     task, knobs = case
-    if task in (addition, product, search):
-        pytest.xfail("its grader looks for one number or for words, whatever is said around them")
+    if task is search:
+        pytest.xfail("its grader looks for words, whatever is said around them")
     for example in task.examples("test", count=12, **knobs):
         reply = hedge.format(plain(example["answer"]))
         assert task.grade(reply, example["answer"]) == 0.0, reply

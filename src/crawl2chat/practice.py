@@ -110,7 +110,7 @@ class Curriculum:
 
 
 def teachable(problems: Sequence[dict], groups: Sequence[Sequence[Rollout]], curriculum: Curriculum) -> list[dict]:
-    """The problems whose share of right tries lies within the curriculum, easiest first; prints what was left out.
+    """The problems whose share of right tries lies within the curriculum; prints what was left out.
     None at all is one clear line."""
     shares = [fmean(right(rollout) for rollout in group) for group in groups]
     kept = [i for i, share in enumerate(shares) if curriculum.at_least <= share <= curriculum.at_most]
@@ -122,7 +122,7 @@ def teachable(problems: Sequence[dict], groups: Sequence[Sequence[Rollout]], cur
     )
     if not kept:
         fail("curriculum: no problem is left to practise; take others, or widen at_least and at_most")
-    return [problems[i] for i in sorted(kept, key=lambda i: -shares[i])]
+    return [problems[i] for i in kept]
 
 
 def shown(problem: dict) -> str:
