@@ -4,31 +4,33 @@
 # bash scripts/lifecycle.sh recipes/laptop
 # bash scripts/lifecycle.sh recipes/laptop --from sft --to eval
 #
+# A stage may have further recipes, STAGE-NAME.yaml, which follow it: ppo.yaml, ppo-ensemble.yaml.
 # A stage is complete when it wrote metrics.json from the recipe as it stands, and nothing it reads was made anew since.
 # --from STAGE leaves the stages before it alone and runs it and the later ones again; --to STAGE ends after it.
 set -uo pipefail
 
 contents() {
     chapter "Pretraining: from raw web pages to a base model"
-    stage data           # raw pages -> clean shards, the funnel
-    stage tokenizer      # shards -> byte-level BPE
-    stage pretrain       # shards -> a base model from random weights
-    stage sample         # what the base model dreams
+    stage data             # raw pages -> clean shards, the funnel
+    stage tokenizer        # shards -> byte-level BPE
+    stage pretrain         # shards -> a base model from random weights
+    stage sample           # what the base model dreams
     chapter "Supervised finetuning: from a base model to an assistant"
-    stage base           # or, in place of pretraining: others' open weights -> a plain folder
-    stage conversations  # tasks -> questions with worked answers, and those held out
-    stage interrogate    # base model -> what it knows, and refusals for what it does not
-    stage sft            # conversations -> an assistant
-    stage merge          # an adapter -> a whole model
+    stage base             # or, in place of pretraining: others' open weights -> a plain folder
+    stage conversations    # tasks -> questions with worked answers, and those held out
+    stage interrogate      # base model -> what it knows, and refusals for what it does not
+    stage sft              # conversations -> an assistant
+    stage merge            # an adapter -> a whole model
     chapter "Reinforcement learning: practice makes it better than its teacher"
-    stage rejection      # several tries at problems, the best of them -> finetuning, again and again
-    stage grpo           # groups of tries, the better ones made likelier
-    stage preferences    # replies in order, from best to worst -> pairs
-    stage reward         # pairs -> a reward model
-    stage ppo            # a policy against the reward model, on a leash
+    stage rejection        # several tries at problems, the best of them -> finetuning, again and again
+    stage grpo             # groups of tries, the better ones made likelier
+    stage preferences      # replies in order, from best to worst -> pairs
+    stage reward           # pairs -> a reward model
+    stage ppo              # a policy against the reward model, on a leash
+    stage overoptimization # what too much of it does, and choosing the best of n instead
     chapter "What it can do, and what it cannot"
-    stage eval           # every checkpoint on every task
-    stage report         # one page with every number and figure
+    stage eval             # every checkpoint on every task
+    stage report           # one page with every number and figure
 }
 
 caller=$PWD
@@ -54,7 +56,7 @@ while [ $# -gt 0 ]; do
     case $1 in
         --from) option --from "${2:-}"; from=$2; shift 2 ;;
         --to) option --to "${2:-}"; to=$2; shift 2 ;;
-        -h | --help) sed -n '2,8s/^# \{0,1\}//p' scripts/lifecycle.sh; exit 0 ;;
+        -h | --help) sed -n '2,9s/^# \{0,1\}//p' scripts/lifecycle.sh; exit 0 ;;
         -*) refuse "$1: unknown; usage: bash scripts/lifecycle.sh RECIPE_FOLDER [--from STAGE] [--to STAGE]" ;;
         *) [ -z "$folder" ] || refuse "$1: one recipe folder at a time"; folder=${1%/}; shift ;;
     esac
@@ -64,7 +66,7 @@ done
 folder=${folder#"$root"/}
 ls "$folder"/*.yaml >/dev/null 2>&1 || refuse "$folder: no recipes there; try recipes/laptop"
 for name in $from $to; do
-    [ -f "$folder/$name.yaml" ] || refuse "$folder/$name.yaml: this folder has no recipe for $name"
+    [ -n "$(ls "$folder/$name.yaml" "$folder/$name"-*.yaml 2>/dev/null)" ] || refuse "$folder/$name.yaml: this folder has no recipe for $name"
 done
 if [ -n "$from" ] && [ -n "$to" ]; then
     [ "$(grep -xE -m1 -- "$from|$to" <<<"$stages")" = "$from" ] || refuse "--to $to comes before --from $from"
@@ -107,27 +109,34 @@ launch() { # STAGE RECIPE: as line 2 of the recipe says, with python or with acc
 chapter() { [ "$state" != running ] || echo "== $1"; }
 
 stage() {
-    local recipe="$folder/$1.yaml" output
-    [ -f "$recipe" ] || return 0
     [ "$1" != "$from" ] || state=running
     [ "$state" != after ] || return 0
+    local recipe
+    for recipe in "$folder/$1.yaml" "$folder/$1"-*.yaml; do
+        [ ! -f "$recipe" ] || step "$1" "$recipe"
+    done
+    [ "$1" != "$to" ] || state=after
+}
+
+step() { # STAGE RECIPE: run, unless it is complete
+    local recipe=$2 name output
+    name=$(basename "$2" .yaml)
     output=$(output_dir "$recipe")
     [ -n "$output" ] || refuse "$recipe: no output_dir"
     if [ "$state" = running ]; then
         if [ -z "$from" ] && complete "$recipe" "$output"; then
-            echo "$1: complete, skipped"
+            echo "$name: complete, skipped"
         else
-            current=$1
+            current=$name
             rm -f "$output/metrics.json"
             if ! launch "$1" "$recipe"; then
-                echo "lifecycle: $1 failed; to go on from there: $again" >&2
+                echo "lifecycle: $name failed; to go on from there: $again" >&2
                 exit 1
             fi
-            [ -f "$output/metrics.json" ] || { echo "lifecycle: $1 wrote no $output/metrics.json; to go on: $again" >&2; exit 1; }
+            [ -f "$output/metrics.json" ] || { echo "lifecycle: $name wrote no $output/metrics.json; to go on: $again" >&2; exit 1; }
         fi
     fi
     earlier+=("$output")
-    [ "$1" != "$to" ] || state=after
 }
 
 contents

@@ -106,6 +106,16 @@ def test_a_stage_stopped_after_its_input_was_made_anew_is_not_taken_for_complete
     assert lifecycle(house)[0] == ["tokenizer", "pretrain"]
 
 
+def test_a_stages_further_recipes_follow_it_and_go_to_their_own_folders(house):
+    text = (house / "recipes/tokenizer.yaml").read_text()
+    (house / "recipes/tokenizer-large.yaml").write_text(text.replace("run/tokenizer", "run/tokenizer-large"))
+    assert lifecycle(house)[0] == ["data", "tokenizer", "tokenizer", "pretrain"]
+    assert (house / "run/tokenizer-large/metrics.json").exists()
+    assert lifecycle(house)[0] == []
+    (house / "recipes/tokenizer.yaml").unlink()
+    assert lifecycle(house, "recipes", "--from", "tokenizer", "--to", "tokenizer")[0] == ["tokenizer"]
+
+
 def test_a_comment_in_a_recipe_reruns_nothing(house):
     lifecycle(house)
     write_recipe(house, "data", "# a remark\n")
