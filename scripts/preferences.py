@@ -4,6 +4,7 @@ Reads: a chat model; prompts of the tasks or of conversations; perhaps a judge b
 Writes: train.jsonl and test.jsonl ({"prompt", "chosen", "rejected": messages, "rank_distance"}), rankings.jsonl
 ({"prompt", "replies", "order", "labeler", "split"}), rollouts.jsonl, metrics.json
 
+python scripts/preferences.py recipes/preferences.yaml
 python scripts/preferences.py recipes/rlhf/preferences.yaml
 """
 

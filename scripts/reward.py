@@ -3,7 +3,7 @@
 Reads: a chat model; pairs of preferences.py (train.jsonl, test.jsonl) or of a set on the hub
 Writes: model (or adapter), tokenizer, calibration.json, degenerate.json, scores.jsonl, log_history.json, metrics.json
 
-accelerate launch scripts/reward.py recipes/rlhf-124m/reward.yaml
+accelerate launch scripts/reward.py recipes/reward.yaml
 accelerate launch --config_file accelerate_configs/cpu.yaml scripts/reward.py recipes/rlhf/reward.yaml
 """
 

@@ -17,8 +17,14 @@ RECIPES = sorted(path.relative_to(ROOT) for path in (ROOT / "recipes").rglob("*.
 ORDER = re.findall(r"^    stage (\w+)", (ROOT / "scripts/lifecycle.sh").read_text(encoding="utf-8"), re.MULTILINE)
 LAUNCH = r"# (?:python|accelerate launch(?: --config_file (accelerate_configs/\w+\.yaml))?) scripts/(\w+)\.py (\S+)"
 OPEN_WEIGHTS = ["base", "merge"]  # stages of post-training what others pretrained
-RLHF = ["preferences", "reward", "ppo"]  # stages with folders of their own: recipes/rlhf, recipes/rlhf-124m
-AFTER_THE_LAPTOP = ["smollm2-135m", "beyond-the-teacher", "rlhf"]  # folders that read what recipes/laptop wrote
+RLHF = ["preferences", "reward", "ppo", "overoptimization"]  # stages that the laptop's folder may leave out
+# folders that read what another folder's stages wrote
+AFTER = {
+    "smollm2-135m": "laptop",
+    "beyond-the-teacher": "laptop",
+    "rlhf": "laptop",
+    "smollm2-135m-rlhf": "smollm2-135m",
+}
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=str)
 
 
@@ -53,9 +59,11 @@ def strings(value: object) -> list[str]:
 
 
 def test_both_families_have_the_same_stems():
-    laptop = {path.stem for path in RECIPES if path.parent == Path("recipes/laptop")}
-    assert {path.stem for path in RECIPES if path.parent == Path("recipes")} == laptop
-    assert laptop == {*ORDER, "chat"} - set(OPEN_WEIGHTS) - set(RLHF)
+    laptop, reference = (
+        {path.stem for path in RECIPES if path.parent == Path(folder)} - set(RLHF)
+        for folder in ("recipes/laptop", "recipes")
+    )
+    assert laptop == reference == {*ORDER, "chat"} - set(OPEN_WEIGHTS) - set(RLHF)
 
 
 def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
@@ -75,7 +83,7 @@ def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
 
 @every_recipe
 def test_it_parses_through_its_scripts_dataclasses(path):
-    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher", "rlhf")
+    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher", "rlhf", "smollm2-135m-rlhf")
     recipe = load_recipe(*script_of(path).RECIPE, args=[str(path)], plan_only=on_gpus)
     missing = [item.path for item in inputs(recipe.configs) if item.state == "missing"]
     assert all(path.startswith("output/") for path in missing), "what is neither local nor a name on the hub"
@@ -88,9 +96,9 @@ def test_every_local_input_is_an_earlier_stages_output(path):
     earlier = []
     # real open weights are asked what the laptop's data stage knows
     folders = {path.parent, Path("recipes")}
-    folders |= {Path("recipes/laptop")} if path.parent.name in AFTER_THE_LAPTOP else set()
+    folders |= {Path("recipes", AFTER[path.parent.name])} if path.parent.name in AFTER else set()
     for folder in folders:
-        whole = stage_of(path) not in ORDER or folder != path.parent and path.parent.name in AFTER_THE_LAPTOP
+        whole = stage_of(path) not in ORDER or folder != path.parent and path.parent.name in AFTER
         before = ORDER if whole else ORDER[: ORDER.index(stage_of(path))]
         before = list(dict.fromkeys(["base", *before]))
         made_by = [folder / f"{stage}.yaml" for stage in before]
