@@ -3,7 +3,7 @@
 The gold reward is known to the experiment alone: the labeler's own for verses, a task's grade where it has one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
 import numpy as np
@@ -30,25 +30,60 @@ def gold(
 def measured(before: Sequence[Episode], after: Sequence[Episode], samples: int) -> dict[str, float]:
     """What training did on held-out prompts, of `samples` replies to each before and after, a prompt's in a row.
 
-    gold_before, gold_after, gold_gain and gold_p_value (paired over prompts) where the gold reward is known;
-    proxy_..., the score that was trained on; kl in nats a reply, length in tokens, ended; ungraded replies of either
-    time, whose prompts count in nothing.
+    gold_before, gold_after, gold_gain and gold_p_value (paired over prompts) where the gold reward is known, and
+    win_rate, how often the gold labeler prefers a reply after training to one before it (`wins`); _low and _high are
+    the ends of 95 % `interval`s. proxy_..., the score that was trained on; kl in nats a reply, length in tokens,
+    ended; ungraded replies of either time, whose prompts count in nothing.
     """
     found: dict[str, float] = {}
     for name, value in (("gold", lambda one: one.rewards["gold"]), ("proxy", lambda one: one.score)):
-        groups = [[value(one) for one in episodes[i : i + samples]] for i in range(0, len(before), samples)
-                  for episodes in (before, after)]  # fmt: skip
-        pairs = list(zip(groups[::2], groups[1::2], strict=True))
-        means = np.array([[fmean(group) for group in pair] for pair in pairs if None not in pair[0] + pair[1]])
-        if len(means):
-            found |= {f"{name}_before": float(means[:, 0].mean()), f"{name}_after": float(means[:, 1].mean())}
-            found[f"{name}_gain"] = found[f"{name}_after"] - found[f"{name}_before"]
-            found[f"{name}_p_value"] = p_value(means[:, 1] - means[:, 0])
+        pairs = groups(before, after, samples, value)
+        if not len(pairs):
+            continue
+        means = pairs.mean(axis=2)
+        found |= {f"{name}_before": float(means[:, 0].mean()), f"{name}_after": float(means[:, 1].mean())}
+        found[f"{name}_gain"] = found[f"{name}_after"] - found[f"{name}_before"]
+        found[f"{name}_p_value"] = p_value(means[:, 1] - means[:, 0])
+        if name == "gold":
+            found["gold_gain_low"], found["gold_gain_high"] = interval(means[:, 1] - means[:, 0])
+            won = wins(pairs)
+            found["win_rate"] = float(won.mean())
+            found["win_rate_low"], found["win_rate_high"] = interval(won)
     found["kl"] = fmean(one.kl for one in after)
     for when, episodes in (("before", before), ("after", after)):
         found[f"length_{when}"] = fmean(one.tokens for one in episodes)
         found[f"ended_{when}"] = fmean(one.ended for one in episodes)
     return found | {"ungraded": sum(one.score is None for one in [*before, *after])}
+
+
+def groups(
+    before: Sequence[Episode], after: Sequence[Episode], samples: int, value: Callable[[Episode], float | None]
+) -> np.ndarray:
+    """(prompts, 2, samples): the values of each prompt's replies before and after; without the prompts of which a
+    value is None."""
+    found = [[[value(one) for one in episodes[i : i + samples]] for episodes in (before, after)]
+             for i in range(0, len(before), samples)]  # fmt: skip
+    return np.array([pair for pair in found if None not in pair[0] + pair[1]], dtype=float)
+
+
+def wins(pairs: np.ndarray) -> np.ndarray:
+    """(prompts,): of `groups`, the share of comparisons that a reply after training wins over one before it, a tie
+    being half a win. Every reply after is compared with every one before, samples x samples of them: over the same
+    replies that varies no more than reply i against reply i, whose mean over all ways to pair them up it is.
+    """
+    apart = pairs[:, 1, :, None] - pairs[:, 0, None, :]  # (prompts, after, before)
+    return (1 + np.sign(apart.round(9))).mean(axis=(1, 2)) / 2
+
+
+def interval(values: np.ndarray, draws: int = 9_999, seed: int = 0) -> tuple[float, float]:
+    """The 95 % interval of the mean of `values`, one a prompt: the percentiles 2.5 and 97.5 of the means of as many
+    prompts drawn with replacement (Efron 1979)."""
+    rng, means = np.random.default_rng(seed), []
+    while len(means) < draws:
+        times = rng.multinomial(len(values), np.full(len(values), 1 / len(values)), min(draws - len(means), 1024))
+        means += (times @ values / len(values)).tolist()
+    low, high = np.percentile(means, (2.5, 97.5))
+    return float(low), float(high)
 
 
 def headline(numbers: dict[str, float]) -> str:
@@ -58,6 +93,9 @@ def headline(numbers: dict[str, float]) -> str:
         if f"{name}_gain" in numbers:
             before, after, p = (numbers[f"{name}_{key}"] for key in ("before", "after", "p_value"))
             parts.append(f"{name} {before:.3f} -> {after:.3f} (p {p:.2g})")
+        if name == "gold" and "win_rate" in numbers:
+            won, low, high = (numbers[f"win_rate{end}"] for end in ("", "_low", "_high"))
+            parts.append(f"wins {won:.1%} [{low:.1%}, {high:.1%}]")
     return ", ".join(parts)
 
 
