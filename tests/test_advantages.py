@@ -8,6 +8,7 @@ import torch
 
 from crawl2chat.advantages import (
     adapt,
+    against_others,
     estimate_advantages,
     kl_estimate,
     policy_losses,
@@ -67,6 +68,19 @@ def test_what_stands_behind_the_last_action_changes_nothing():
     for ours, theirs, padded in zip(plain, other, wide, strict=True):
         torch.testing.assert_close(ours, theirs)
         torch.testing.assert_close(ours, padded[:, :-3])
+
+
+def test_a_reply_is_measured_against_the_others_to_its_prompt():
+    earned = torch.tensor([1.0, 2.0, 6.0, 5.0, 9.0, 7.0, 4.0, 4.0, 8.0])
+    graded = torch.tensor([True, True, True, True, False, True, False, False, True])
+    # 1 - (2 + 6) / 2, 2 - 3.5, 6 - 1.5; 5 - 7 and 7 - 5 beside one without a verdict; 8 alone
+    expected = [-3.0, -1.5, 4.5, -2.0, 0.0, 2.0, 0.0, 0.0, 0.0]
+    torch.testing.assert_close(against_others(earned, graded, 3, scaled=False), torch.tensor(expected))
+    # deviations of 7 ** 0.5 and 2 ** 0.5
+    expected = [-2 / 7**0.5, -1 / 7**0.5, 3 / 7**0.5, -1 / 2**0.5, 0.0, 1 / 2**0.5, 0.0, 0.0, 0.0]
+    found = against_others(earned, graded, 3, scaled=True)
+    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-3, rtol=0)
+    assert not against_others(torch.full((4,), 3.0), torch.ones(4, dtype=torch.bool), 4, scaled=True).any()
 
 
 def test_a_score_lands_on_the_last_real_action_and_every_action_pays_its_kl():

@@ -152,6 +152,26 @@ def test_a_tiny_model_learns_a_simple_reward(tmp_path):
     assert sum(scores[-5:]) / 5 > sum(scores[:5]) / 5 + 0.1
 
 
+@pytest.mark.parametrize("estimator", ["rloo", "grpo"])
+def test_one_line_makes_it_learn_from_comparisons_without_a_value_model(tmp_path, estimator):
+    run = trainer(tmp_path, advantage_estimator=estimator, num_generations=4, max_steps=40, save_strategy="no")
+    run.run()
+    rewards = [row["reward"] for row in run.state.log_history if "reward" in row]
+    assert sum(rewards[-3:]) / 3 > sum(rewards[:3]) / 3 + 0.1, rewards
+    assert run.model.value_model is None and "loss/value_avg" not in run.state.log_history[-2]
+    asked = [row["prompt"] for row in run._asked(0)]
+    assert all(asked[i : i + 4] == [asked[i]] * 4 for i in (0, 4)) and asked[0] != asked[4]
+    run.save_model()
+    assert not (tmp_path / "value_model").exists()
+    assert digest_weights(load_model(str(tmp_path))) == digest_weights(run.model.policy)
+
+
+def test_the_least_convinced_of_several_rewards_decides(tmp_path):
+    run = trainer(tmp_path, [letters, constant], reward_aggregation="min", reward_weights=[1.0, 0.5])
+    for episode in run.episodes(PROBLEMS, 0):
+        assert episode.score == min(episode.rewards["letters"], 0.0)
+
+
 def test_the_leash_alone_pulls_a_policy_back_to_its_reference(tmp_path):
     reference, policy = tiny_model(tiny_tokenizer()), tiny_model(tiny_tokenizer())
     draw = torch.Generator().manual_seed(0)
@@ -369,6 +389,8 @@ def test_lora_goes_on_with_the_numbers_of_a_run_left_alone(tmp_path):
         ({"save_steps": 6}, "save_steps 6 must be a multiple"),
         ({"max_steps": 6}, "max_steps 6 must be a multiple of a batch's 4 steps"),
         ({"total_episodes": 64}, "total_episodes 64 and max_steps 8"),
+        ({"advantage_estimator": "rloo"}, "rloo compares replies to one prompt: num_generations must be 2 or more"),
+        ({"num_generations": 3}, "batch of 8 replies must hold whole groups of num_generations 3"),
         ({"reward_weights": [1.0, 2.0]}, "2 reward_weights for 1 rewards"),
         ({"response_length": 250}, r"prompt \d+ has \d+ tokens; with response_length 250 .* context of 256"),
     ],

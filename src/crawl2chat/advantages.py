@@ -49,6 +49,26 @@ def estimate_advantages(
     return advantages, (advantages + values) * mask
 
 
+def against_others(earned: torch.Tensor, graded: torch.Tensor, size: int, scaled: bool) -> torch.Tensor:
+    """How much better than the other replies to its prompt each reply did, (rows,); `size` replies in a row have one
+    prompt. `earned` and `graded` are (rows,): what is not graded counts for none and gets 0.
+
+    Less the mean of the others (RLOO: Ahmadian et al. 2024, arXiv:2402.14740, section 3.2); or, `scaled`, less the
+    mean of all and divided by their deviation (GRPO: Shao et al. 2024, arXiv:2402.03300, section 4.1.2). A reply that
+    no other can be compared with gets 0.
+    """
+    mask = graded.view(-1, size).to(earned)
+    values = earned.view(-1, size) * mask
+    count = mask.sum(1, keepdim=True)
+    away = (values - values.sum(1, keepdim=True) / count.clamp(min=1)) * mask
+    others = (count - 1).clamp(min=1)
+    if scaled:
+        away = away / (((away**2).sum(1, keepdim=True) / others).sqrt() + 1e-4)
+    else:
+        away = away * count / others
+    return away.flatten()
+
+
 def whiten(
     values: torch.Tensor,
     mask: torch.Tensor,

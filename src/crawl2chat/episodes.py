@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from statistics import fmean
+from statistics import fmean, stdev
 
 import torch
 from transformers import PreTrainedModel
@@ -38,7 +38,7 @@ class Rollouts:
     mask: torch.Tensor  # (rows, actions)
     logps: torch.Tensor
     ref_logps: torch.Tensor
-    values: torch.Tensor
+    values: torch.Tensor | None  # None: there is no value model
     entropies: torch.Tensor
     advantages: torch.Tensor | None = None
     returns: torch.Tensor | None = None
@@ -104,15 +104,17 @@ def to_episodes(
     judged: dict[str, list[float | None]],
     weights: dict[str, float],
     penalty: float,
+    aggregate: Callable[[list[float]], float] = sum,
 ) -> list[Episode]:
-    """The replies with what they earned: the weighted sum of the rewards named in `weights`, less `penalty` for one
-    that does not end itself. A reply that one of them could not grade has no score, whatever the others say."""
+    """The replies with what they earned: `aggregate` of the rewards named in `weights`, times their weights, less
+    `penalty` for one that does not end itself. A reply that one of them could not grade has no score at all."""
     episodes = []
     for i, (row, reply) in enumerate(zip(rows, replies, strict=True)):
         rewards = {name: values[i] for name, values in judged.items()}
         score = None
         if all(rewards[name] is not None for name in weights):
-            score = sum(weight * rewards[name] for name, weight in weights.items()) - penalty * (not reply.ended)
+            score = aggregate([weight * rewards[name] for name, weight in weights.items()])
+            score -= penalty * (not reply.ended)
         tokens = sum(reply.completion_mask)
         episodes.append(
             Episode(as_messages(row["prompt"]), reply.messages, reply.text, tokens, reply.ended, rewards, score)
@@ -165,13 +167,15 @@ def table(batch: Rollouts) -> list[dict]:
 
 
 def summary(episodes: Sequence[Episode]) -> dict[str, float]:
-    """Means over episodes: reward (the score), kl (nats a reply), length (tokens), ended, every rewards/<name>; and
-    how many have no score, `ungraded`. Stops with one line where none has one."""
+    """Means over episodes: reward (the score), kl (nats a reply), length (tokens), ended, every rewards/<name> and
+    their standard errors, stderr/reward and stderr/<name>; and how many have no score, `ungraded`. Stops with one line
+    where none has one."""
     scores = [episode.score for episode in episodes if episode.score is not None]
     if not scores:
         fail(f"ppo: none of {len(episodes)} replies could be graded; look at the graders' own messages above")
     numbers = {
         "reward": fmean(scores),
+        "stderr/reward": stderr(scores),
         "kl": fmean(episode.kl for episode in episodes),
         "length": fmean(episode.tokens for episode in episodes),
         "ended": fmean(episode.ended for episode in episodes),
@@ -179,5 +183,10 @@ def summary(episodes: Sequence[Episode]) -> dict[str, float]:
     }
     for name in episodes[0].rewards:
         values = [value for episode in episodes if (value := episode.rewards[name]) is not None]
-        numbers |= {f"rewards/{name}": fmean(values)} if values else {}
+        numbers |= {f"rewards/{name}": fmean(values), f"stderr/{name}": stderr(values)} if values else {}
     return numbers
+
+
+def stderr(values: Sequence[float]) -> float:
+    """The standard error of a mean; 0 of a single value."""
+    return stdev(values) / math.sqrt(len(values)) if len(values) > 1 else 0.0

@@ -12,9 +12,9 @@ from crawl2chat.reward_model import HEAD
 
 
 class PolicyAndValue(torch.nn.Module):
-    """Policy and value model as the one module that the Trainer optimizes."""
+    """Policy and value model, if there is one, as the one module that the Trainer optimizes."""
 
-    def __init__(self, policy: PreTrainedModel, value_model: PreTrainedModel):
+    def __init__(self, policy: PreTrainedModel, value_model: PreTrainedModel | None):
         super().__init__()
         self.policy, self.value_model = policy, value_model
         self.config, self.generation_config = policy.config, policy.generation_config
@@ -23,25 +23,32 @@ class PolicyAndValue(torch.nn.Module):
     def forward(
         self, ids: torch.Tensor, lengths: torch.Tensor, wanted: torch.Tensor, temperature: float
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Log-probabilities, entropies and values of the wanted tokens: (tokens,) each; see logps.py."""
+        """Log-probabilities, entropies and values (0 without a value model) of the wanted tokens: (tokens,) each; see
+        logps.py."""
         logps, entropies = token_logps(self.policy, ids, lengths, wanted, temperature)
+        if self.value_model is None:
+            return logps, entropies, torch.zeros_like(entropies)
         return logps, entropies, token_values(self.value_model, ids, lengths, wanted)
+
+    @property
+    def models(self) -> list[PreTrainedModel]:
+        return [self.policy] if self.value_model is None else [self.policy, self.value_model]
 
     @property
     def is_gradient_checkpointing(self) -> bool:
         return self.policy.is_gradient_checkpointing
 
     def gradient_checkpointing_enable(self, **keys) -> None:
-        self.policy.gradient_checkpointing_enable(**keys)
-        self.value_model.gradient_checkpointing_enable(**keys)
+        for model in self.models:
+            model.gradient_checkpointing_enable(**keys)
 
     def activation_checkpointing_enable(self, **keys) -> None:
-        self.policy.activation_checkpointing_enable(**keys)
-        self.value_model.activation_checkpointing_enable(**keys)
+        for model in self.models:
+            model.activation_checkpointing_enable(**keys)
 
     def gradient_checkpointing_disable(self) -> None:
-        self.policy.gradient_checkpointing_disable()
-        self.value_model.gradient_checkpointing_disable()
+        for model in self.models:
+            model.gradient_checkpointing_disable()
 
 
 def begin_value_model(policy: PreTrainedModel, judges: Sequence[PreTrainedModel]) -> PreTrainedModel:

@@ -9,6 +9,7 @@ that TRL had until 1.12. What differs from it:
   a batch is num_mini_batches of them, and takes num_ppo_epochs x num_mini_batches steps;
 - rollouts come from engine.py: what a reply becomes depends on (seed, step, row) alone, so a resumed run is exact;
 - the score lands on the last token that the policy wrote, and what tools wrote bears no loss;
+- advantage_estimator rloo or grpo measures a reply against the others to its prompt, without a value model;
 - a loss is the mean over all tokens of its minibatch, however it is cut into micro-batches and ranks;
 - with LoRA there is no reference in memory (the adapter is switched off), and the value model is an adapter beside the
   reward model's own weights.
@@ -39,6 +40,7 @@ from trl.models import unwrap_model_for_generation
 
 from crawl2chat.advantages import (
     adapt,
+    against_others,
     estimate_advantages,
     kl_estimate,
     policy_losses,
@@ -131,21 +133,28 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         check_prompts({"train_dataset": train_dataset, **sets}, models, processing_class, args.response_length)
         for judge in judges:
             judge.requires_grad_(False).eval().to(args.device)
-        self.shared = judges[0] if judges and value_model is None and peft_config is not None else None
-        value_model = value_model or self.shared or begin_value_model(model, judges)
+        self.shared = None  # a reward model whose weights the value model's adapter lies beside
+        if args.advantage_estimator == "gae":
+            if peft_config is not None and judges and value_model is None:
+                self.shared = value_model = judges[0]
+            value_model = value_model or begin_value_model(model, judges)
+            if peft_config is not None:
+                value_model = get_peft_model(value_model, value_adapter(peft_config))
+            else:
+                value_model.requires_grad_(True)
+        elif value_model is not None:
+            fail(f"ppo: advantage_estimator {args.advantage_estimator} has no use for a value model; leave it out")
         if peft_config is not None:
-            value_model = get_peft_model(value_model, value_adapter(peft_config))
             model = get_peft_model(model, peft_config)
         else:
-            value_model.requires_grad_(True)
             ref_model = copy.deepcopy(model) if ref_model is None else ref_model
         self.ref_model = None if ref_model is None else ref_model.requires_grad_(False).eval().to(args.device)
-        for one in (model, value_model):
-            for module in one.modules():
-                if isinstance(module, torch.nn.Dropout):  # a ratio compares the same network with itself
-                    module.p = 0.0
+        pair = PolicyAndValue(model, value_model)
+        for module in pair.modules():
+            if isinstance(module, torch.nn.Dropout):  # a ratio compares the same network with itself
+                module.p = 0.0
         super().__init__(
-            model=PolicyAndValue(model, value_model), args=args, train_dataset=train_dataset,
+            model=pair, args=args, train_dataset=train_dataset,
             eval_dataset=eval_dataset, processing_class=processing_class, **kwargs,
         )  # fmt: skip
         self.leash = Leash(args.kl_coef)
@@ -185,30 +194,34 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         args, batch, rows = self.args, self.batch, inputs["rows"]
         mask = batch.mask[rows]
         logps, entropies, values = model(batch.ids[rows], batch.lengths[rows], batch.wanted[rows], args.temperature)
-        old_logps, old_values, advantages, returns = (
-            part[rows][mask] for part in (batch.logps, batch.values, batch.advantages, batch.returns)
-        )
+        old_logps, advantages = batch.logps[rows][mask], batch.advantages[rows][mask]
         policy, clipped = policy_losses(logps, old_logps, advantages, args.cliprange)
-        value, value_clipped = value_losses(values, old_values, returns, args.cliprange_value)
+        loss = policy.sum()
+        if batch.returns is not None:
+            old_values, returns = batch.values[rows][mask], batch.returns[rows][mask]
+            value, value_clipped = value_losses(values, old_values, returns, args.cliprange_value)
+            loss = loss + args.vf_coef * value.sum()
+            self._note("loss/value_avg", value.detach())
+            self._note("val/clipfrac_avg", value_clipped)
         with torch.no_grad():
             self._note("policy/approxkl_avg", (logps - old_logps) ** 2 / 2)
             self._note("policy/clipfrac_avg", clipped)
             self._note("policy/entropy_avg", entropies)
             self._note("loss/policy_avg", policy)
-            self._note("loss/value_avg", value)
-            self._note("val/clipfrac_avg", value_clipped)
             self._note("val/ratio", (logps - old_logps).exp())
         share = args.gradient_accumulation_steps * args.world_size / inputs["count"].clamp(min=1)
-        return (policy.sum() + args.vf_coef * value.sum()) * share
+        return loss * share
 
     # -- rollouts
 
     def _asked(self, number: int) -> list[dict]:
-        """This rank's rows of a batch: the prompts one after the other, in another order in every pass over them."""
+        """This rank's rows of a batch: the prompts one after the other, each `num_generations` times, in another order
+        in every pass over them."""
+        size = self.args.num_generations
         first = number * self.episodes_a_batch + self.args.process_index * self.rows_a_rank
         rows, orders = [], {}
         for i in range(first, first + self.rows_a_rank):
-            turn, place = divmod(i, len(self.train_dataset))
+            turn, place = divmod(i // size, len(self.train_dataset))
             if turn not in orders:
                 generator = torch.Generator().manual_seed(self.args.seed * 1_000_003 + turn)
                 orders[turn] = torch.randperm(len(self.train_dataset), generator=generator).tolist()
@@ -225,7 +238,13 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         rewards = token_rewards(kl, scores, batch.mask, self.leash.kl_coef)
         if args.whiten_rewards:
             rewards = whiten(rewards, batch.mask, shift_mean=False, total=self._total)
-        batch.advantages, batch.returns = estimate_advantages(rewards, batch.values, batch.mask, args.gamma, args.lam)
+        if args.advantage_estimator == "gae":
+            found = estimate_advantages(rewards, batch.values, batch.mask, args.gamma, args.lam)
+            batch.advantages, batch.returns = found
+        else:
+            scaled = args.advantage_estimator == "grpo"
+            better = against_others(rewards.sum(1), batch.mask.any(1), args.num_generations, scaled)
+            batch.advantages = better[:, None] * batch.mask
         if args.whiten_advantages:
             batch.advantages = whiten(batch.advantages, batch.mask, total=self._total)
         shuffled = torch.Generator().manual_seed(seed)
@@ -252,7 +271,9 @@ class PPOTrainer(SafeCheckpoints, Trainer):
                 batch_size=args.local_rollout_forward_batch_size,
             )  # fmt: skip
         judged = score_replies(rows, replies, judges, self._judge)
-        episodes = to_episodes(rows, replies, judged, dict(zip(self.rewards, self.weights, strict=True)), penalty)
+        weights = dict(zip(self.rewards, self.weights, strict=True))
+        aggregate = min if args.reward_aggregation == "min" else sum
+        episodes = to_episodes(rows, replies, judged, weights, penalty, aggregate)
         ids, lengths, wanted = encode(replies, pad, [episode.score is not None for episode in episodes], device)
         mask = torch.arange(int(wanted.sum(1).max()), device=device) < wanted.sum(1)[:, None]
         with self.accelerator.autocast():
@@ -284,8 +305,8 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         for row in ids:
             while row[-1] == pad:
                 row.pop()
-        value_model = self.accelerator.unwrap_model(self.model_wrapped).value_model
-        with value_model.disable_adapter() if judge is self.shared else nullcontext():
+        pair = self.accelerator.unwrap_model(self.model_wrapped)
+        with pair.value_model.disable_adapter() if judge is self.shared else nullcontext():
             return score_ids(judge, ids, self.args.local_rollout_forward_batch_size)
 
     # -- held-out prompts
@@ -383,13 +404,13 @@ class PPOTrainer(SafeCheckpoints, Trainer):
             super()._save(output_dir, parts["policy"])
         finally:
             self.model = pair
-        pair.value_model.save_pretrained(
-            Path(output_dir or self.args.output_dir, VALUE), state_dict=parts["value_model"]
-        )
+        if pair.value_model is not None:
+            folder = Path(output_dir or self.args.output_dir, VALUE)
+            pair.value_model.save_pretrained(folder, state_dict=parts["value_model"])
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)
-        for part, own in ((self.model.policy, folder), (self.model.value_model, folder / VALUE)):
+        for part, own in zip(self.model.models, (folder, folder / VALUE), strict=False):
             if isinstance(part, PeftModel):
                 part.load_adapter(str(own), part.active_adapter, is_trainable=True)
             else:

@@ -32,6 +32,13 @@ class PPOConfig(ResumeKeys, TrainingArguments):
         default=None, metadata={"help": "taken from the score of a reply that does not end itself", "ge": 0}
     )
     reward_weights: list[float] | None = field(default=None, metadata={"help": "one a reward; default: 1 each"})
+    reward_aggregation: Literal["sum", "min"] = field(
+        default="sum", metadata={"help": "of several weighted rewards; min: what the least convinced says"}
+    )
+    advantage_estimator: Literal["gae", "rloo", "grpo"] = field(
+        default="gae", metadata={"help": "against a value model (gae), or the other replies to the prompt"}
+    )
+    num_generations: int = field(default=1, metadata={"help": "replies to a prompt in a batch", "ge": 1})
     whiten_rewards: bool = field(default=False, metadata={"help": "scale the tokens' rewards to a variance of 1"})
     whiten_advantages: bool = field(default=True, metadata={"help": "scale advantages to mean 0 and variance 1"})
     kl_coef: float = field(default=0.05, metadata={"help": "reward that a nat away from the reference costs", "ge": 0})
@@ -64,6 +71,10 @@ def check_arguments(args: PPOConfig, rewards: Sequence[str], prompts: int) -> li
         fail("ppo: there is no prompt to train on")
     a_batch = args.num_ppo_epochs * args.num_mini_batches
     rows = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.num_mini_batches
+    if args.advantage_estimator != "gae" and args.num_generations < 2:
+        fail(f"ppo: {args.advantage_estimator} compares replies to one prompt: num_generations must be 2 or more")
+    if rows % args.num_generations:
+        fail(f"ppo: a rank's batch of {rows} replies must hold whole groups of num_generations {args.num_generations}")
     if args.total_episodes and args.max_steps > 0:
         fail(f"ppo: total_episodes {args.total_episodes} and max_steps {args.max_steps} say the same; give one")
     if args.max_steps > 0 and args.max_steps % a_batch:
