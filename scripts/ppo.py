@@ -3,7 +3,7 @@
 Reads: a chat model, one or more reward models, prompts of the tasks
 Writes: model (or adapter), value_model/, curve.json, held_out.jsonl, completions.jsonl, log_history.json, metrics.json
 
-accelerate launch scripts/ppo.py recipes/rlhf-124m/ppo.yaml
+accelerate launch scripts/ppo.py recipes/ppo.yaml
 accelerate launch --config_file accelerate_configs/cpu.yaml scripts/ppo.py recipes/rlhf/ppo.yaml
 """
 
@@ -20,6 +20,7 @@ from crawl2chat.grpo import completions
 from crawl2chat.guards import Guards, Thresholds
 from crawl2chat.launch import check_launch
 from crawl2chat.model import check_weights, fast_on_cpu, load_model, quantization
+from crawl2chat.overoptimization import onlookers
 from crawl2chat.ppo import PPOConfig, PPOTrainer
 from crawl2chat.practice import rows_as_lines
 from crawl2chat.preferences import PromptRows, read_prompts
@@ -42,6 +43,7 @@ class PolicyConfig:
     system: str | None = field(default=None, metadata={"help": "a system message before every prompt"})
     reward_models: list[str] = field(default_factory=list, metadata={"help": "folders of reward.py", "reads": True})
     rewards: list[Reward] = field(default_factory=list, metadata={"help": "functions of crawl2chat.rewards, weighted"})
+    onlookers: list[str] = field(default_factory=list, metadata={"help": "reward models that look on", "reads": True})
     tools: list[str] = field(default_factory=list, metadata={"help": "what replies may call: search, python"})
     search_index: str | None = field(default=None, metadata={"help": "the index search looks into", "reads": True})
     samples: int = field(default=4, metadata={"help": "replies to each held-out prompt, before and after", "ge": 1})
@@ -86,7 +88,7 @@ def main(config: PolicyConfig, training_args: PPOConfig, model_args: ModelConfig
         reward_funcs, weights = reward_funcs + functions, weights + own
     training_args.reward_weights = weights
 
-    # trainer: the gold reward looks on, and is no part of what is learned
+    # trainer: the gold reward and the onlookers look on, and are no part of what is learned
     guards = Guards(config.guards, config.stop_on)
     trainer = PPOTrainer(
         model=model,
@@ -96,7 +98,7 @@ def main(config: PolicyConfig, training_args: PPOConfig, model_args: ModelConfig
         eval_dataset=held_out[: config.along_the_way],
         processing_class=tokenizer,
         peft_config=get_peft_config(model_args),
-        eval_funcs=[gold],
+        eval_funcs=[gold, *onlookers(config.onlookers, tokenizer, training_args.device)],
         tools=tools,
         fingerprint={
             "prompts": digest(json.dumps(prompts)),

@@ -232,6 +232,30 @@ def test_accuracy_that_falls_while_the_reward_rises_is_an_alarm_and_not_otherwis
     assert evaluations([0.6, 0.6, 0.5, 0.4, 0.3], rising, stderr=0.2) == []  # too few problems to tell
 
 
+def test_an_onlooker_that_falls_while_the_reward_rises_has_an_alarm_of_its_own():
+    watch = Watch(Thresholds())
+    for number, onlooker in enumerate([-0.2, 1.1, 0.4, -0.9]):  # a reward model's scores have no bounds
+        watch.evaluation(onlooker, 0.1, 5 * number, "onlooker")
+        for i in range(5):
+            watch.row({"reward": 0.5 * number + 0.01 * (i % 2)}, 5 * number + i + 1)
+    assert [(alarm.name, alarm.step) for alarm in watch.alarms] == [("reward_up_onlooker_down", 10)]
+    assert "while held-out onlooker fell from 1.100 (step 5) to 0.400" in watch.alarms[0].message
+
+
+def test_a_run_with_an_onlooker_stops_where_its_evaluations_say_so(tmp_path):
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+
+    guards, control = Guards(stop_on=["reward_up_onlooker_down"]), TrainerControl()
+    args, state = TrainingArguments(output_dir=str(tmp_path), report_to="none"), TrainerState()
+    for step, onlooker in enumerate([0.0, 1.0, 0.9, 0.1]):
+        assert not control.should_training_stop
+        state.global_step = 5 * step
+        guards.on_evaluate(args, state, control, {"eval_rewards/onlooker": onlooker, "eval_stderr/onlooker": 0.1})
+        for i in range(5):
+            guards.on_log(args, state, control, {"reward": 0.5 * step + 0.01 * (i % 2)})
+    assert guards.stopped.startswith("reward_up_onlooker_down at step 15: the reward rose from")
+
+
 def test_replies_that_grow_with_held_out_accuracy_are_no_blow_up():
     for accuracies, expected in [([0.2, 0.5], []), ([0.5, 0.5], ["length_blow_up"]), ([], ["length_blow_up"])]:
         watch = Watch(Thresholds())

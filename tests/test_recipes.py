@@ -24,6 +24,7 @@ AFTER = {
     "beyond-the-teacher": "laptop",
     "rlhf": "laptop",
     "smollm2-135m-rlhf": "smollm2-135m",
+    "reward-hacking": "rlhf",
 }
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=str)
 
@@ -35,8 +36,8 @@ def at_the_root(monkeypatch):
 
 
 def stage_of(path: Path) -> str:
-    """The stage that a recipe is for: its stem; in recipes/gpt2, one pretraining in four sizes."""
-    return "pretrain" if path.parent == Path("recipes/gpt2") else path.stem
+    """The stage that a recipe is for: its stem up to a hyphen; in recipes/gpt2, one pretraining in four sizes."""
+    return "pretrain" if path.parent == Path("recipes/gpt2") else path.stem.partition("-")[0]
 
 
 @cache
@@ -83,7 +84,7 @@ def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
 
 @every_recipe
 def test_it_parses_through_its_scripts_dataclasses(path):
-    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher", "rlhf", "smollm2-135m-rlhf")
+    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher", "rlhf", "smollm2-135m-rlhf", "reward-hacking")
     recipe = load_recipe(*script_of(path).RECIPE, args=[str(path)], plan_only=on_gpus)
     missing = [item.path for item in inputs(recipe.configs) if item.state == "missing"]
     assert all(path.startswith("output/") for path in missing), "what is neither local nor a name on the hub"
@@ -101,7 +102,9 @@ def test_every_local_input_is_an_earlier_stages_output(path):
         whole = stage_of(path) not in ORDER or folder != path.parent and path.parent.name in AFTER
         before = ORDER if whole else ORDER[: ORDER.index(stage_of(path))]
         before = list(dict.fromkeys(["base", *before]))
-        made_by = [folder / f"{stage}.yaml" for stage in before]
+        made_by = [
+            recipe for stage in before for recipe in (folder / f"{stage}.yaml", *folder.glob(f"{stage}-*.yaml"))
+        ]
         earlier += [document(recipe)["output_dir"] for recipe in made_by if recipe.exists()]
     for text in strings(own):
         if text.startswith("output/") and not (output_dir and text.startswith(f"{output_dir}/")):
@@ -116,7 +119,8 @@ def test_it_writes_a_folder_of_its_own_named_for_the_stage(path):
     if path.stem == "chat":
         assert output_dir is None
         return
-    assert re.fullmatch(rf"output/[a-z0-9][a-z0-9.-]*/{stage_of(path)}", output_dir), output_dir
+    name = stage_of(path) if path.parent == Path("recipes/gpt2") else path.stem
+    assert re.fullmatch(rf"output/[a-z0-9][a-z0-9.-]*/{name}", output_dir), output_dir
     assert sum(document(other).get("output_dir") == output_dir for other in RECIPES) == 1
 
 

@@ -17,7 +17,8 @@ from crawl2chat.rewards import Completion, unrepeated, words
 from crawl2chat.stage import fail
 
 LENGTH = "completions/mean_length"
-ALARMS = ("zero_variance entropy_collapse length_blow_up truncated empty repeated kl reward_up_accuracy_down").split()
+ALARMS = "zero_variance entropy_collapse length_blow_up truncated empty repeated kl".split()  # of the training log
+ALARMS += ["reward_up_accuracy_down", "reward_up_onlooker_down"]  # of the evaluations
 
 
 @dataclass
@@ -33,7 +34,7 @@ class Thresholds:
     empty: float = field(default=0.2, metadata={"help": "share of replies without a letter or digit"})
     repeated: float = field(default=0.2, metadata={"help": "share of replies that mostly repeat themselves"})
     kl: float = field(default=0.5, metadata={"help": "nats a token away from the reference, where beta is above 0"})
-    fall: float = field(default=3.5, metadata={"help": "standard errors below the best held-out accuracy", "gt": 0})
+    fall: float = field(default=3.5, metadata={"help": "standard errors below the best evaluation", "gt": 0})
     rise: float = field(default=2.0, metadata={"help": "standard errors that the reward rose meanwhile", "gt": 0})
 
 
@@ -111,18 +112,19 @@ class Watch:
                 found[name] = f"{share:.0%} of the replies are {name if name != 'truncated' else 'cut off'}"
         if message := self._blown_up():
             found["length_blow_up"] = message
-        return self._raise(found, step, [name for name in ALARMS if name != "reward_up_accuracy_down"])
+        return self._raise(found, step, [name for name in ALARMS if not name.startswith("reward_up")])
 
-    def evaluation(self, accuracy: float, stderr: float, step: int) -> list[Alarm]:
+    def evaluation(self, accuracy: float, stderr: float, step: int, of: str = "accuracy") -> list[Alarm]:
         """Accuracy on held-out problems with its standard error, after `step` steps; the first before any training.
-        The same step again, as where a run goes on, is passed over."""
+        Where nothing can be verified, `of` is "onlooker": the mean that held-out replies get from a reward model the
+        policy is never trained on. The same step again, as where a run goes on, is passed over."""
         if any(one["step"] >= step for one in self.memory["evaluations"]):
             return []
         rewards, self.memory["since"] = self.memory["since"], []
         now = {"step": step, "accuracy": accuracy, "stderr": stderr, "reward": _mean(rewards)}
         self.memory["evaluations"].append(now)
-        message = self._hacked()
-        return self._raise({"reward_up_accuracy_down": message} if message else {}, step, ["reward_up_accuracy_down"])
+        name, message = f"reward_up_{of}_down", self._hacked(of)
+        return self._raise({name: message} if message else {}, step, [name])
 
     def _recent(self, key: str) -> float | None:
         values = self.memory["recent"].get(key, [])[-self.thresholds.patience :]
@@ -147,8 +149,8 @@ class Watch:
                 return ""
         return f"replies grew from {min(means):.0f} to {means[-1]:.0f} tokens and held-out accuracy did not rise"
 
-    def _hacked(self) -> str:
-        """The reward rose since the best evaluation, and held-out accuracy fell: the last evaluation's, or the mean of
+    def _hacked(self, of: str) -> str:
+        """The reward rose since the best evaluation, and what is held out fell: the last evaluation's, or the mean of
         the last two's. Errors that few problems understate count as the mean of all evaluations' errors."""
         *before, now = self.memory["evaluations"]
         if not before:
@@ -163,7 +165,7 @@ class Watch:
         if fall < self.thresholds.fall or rise <= 0 or rise < self.thresholds.rise * error:
             return ""
         return (
-            f"the reward rose from {began[0]:.3g} to {now['reward'][0]:.3g} while held-out accuracy fell from "
+            f"the reward rose from {began[0]:.3g} to {now['reward'][0]:.3g} while held-out {of} fell from "
             f"{before[at]['accuracy']:.3f} (step {before[at]['step']}) to {now['accuracy']:.3f}"
         )
 
@@ -192,8 +194,9 @@ class Guards(TrainerCallback, ExportableState):
     """Watches a run: an alarm is one printed line, and alarms/<name> in every row of the log from then on, 1 while its
     cause goes on and 0 after. Where one named by `stop_on` stands, training stops, and `stopped` says why.
 
-    An evaluation that says eval_pass_at_1 and eval_stderr is taken for the held-out accuracy; others are told to
-    `evaluated`, the same numbers on every rank. What it knows is saved with the checkpoints and found again by a run
+    An evaluation that says eval_pass_at_1 and eval_stderr is taken for the held-out accuracy, one that says
+    eval_rewards/onlooker and eval_stderr/onlooker for the onlooker's; others are told to `evaluated`, the same numbers
+    on every rank. What it knows is saved with the checkpoints and found again by a run
     that goes on. Trackers read a row in the order of the callbacks: put this one first,
     `trainer.callback_handler.callbacks.insert(0, guards)`, or they never see an alarm.
     """
@@ -222,9 +225,11 @@ class Guards(TrainerCallback, ExportableState):
             "attributes": {"memory": self.memory, "stopped": self.stopped},
         }
 
-    def evaluated(self, accuracy: float, stderr: float, step: int, main_process: bool = True) -> None:
-        """Accuracy on held-out problems; its alarm enters the next row of the log, and may stop the run there."""
-        self._say(self.watch.evaluation(accuracy, stderr, step), main_process)
+    def evaluated(
+        self, accuracy: float, stderr: float, step: int, main_process: bool = True, of: str = "accuracy"
+    ) -> None:
+        """See `Watch.evaluation`; its alarm enters the next row of the log, and may stop the run there."""
+        self._say(self.watch.evaluation(accuracy, stderr, step, of), main_process)
 
     def on_train_begin(self, args, state, control, **kwargs):
         # of its own accord: transformers restores callbacks only where asked to, as new objects, and at the end
@@ -240,10 +245,12 @@ class Guards(TrainerCallback, ExportableState):
         self._stop(state, control)
 
     def on_evaluate(self, args, state, control, metrics: dict, **kwargs):
-        if "eval_pass_at_1" in metrics:
-            numbers = metrics["eval_pass_at_1"], metrics["eval_stderr"], state.global_step
-            self.evaluated(*numbers, state.is_world_process_zero)
-            self._stop(state, control)
+        kinds = {"accuracy": ("pass_at_1", "stderr"), "onlooker": ("rewards/onlooker", "stderr/onlooker")}
+        for of, (value, error) in kinds.items():
+            if f"eval_{value}" in metrics:
+                numbers = metrics[f"eval_{value}"], metrics[f"eval_{error}"], state.global_step
+                self.evaluated(*numbers, state.is_world_process_zero, of)
+                self._stop(state, control)
 
     def _stop(self, state, control) -> None:
         for name in self.stop_on:
