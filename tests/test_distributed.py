@@ -14,10 +14,13 @@ from types import SimpleNamespace
 import psutil
 import pytest
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from crawl2chat.model import check_weights, load_model
 from crawl2chat.muon import zero_muon
+from crawl2chat.policy_and_value import begin_value_model
 from crawl2chat.pretraining import PretrainingArguments
+from crawl2chat.reward_model import load_reward_model
 from tiny import TEXT, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -25,15 +28,17 @@ MODEL = {  # its embedding and MLP are larger than what ZeRO-3 leaves whole (100
     "model_type": "llama", "hidden_size": 256, "intermediate_size": 512, "num_hidden_layers": 1,
     "num_attention_heads": 2, "num_key_value_heads": 2, "tie_word_embeddings": True,
 }  # fmt: skip
+LORA = {"use_peft": True, "lora_r": 4, "lora_target_modules": ["all-linear"]}
 MUON = {"optim": "muon", "muon_learning_rate": 3e-3, "weight_decay": 0.1, "max_grad_norm": 0.0}
 JOBS = {
-    "cpu": ["pretrain", "sft", "muon", "grpo"],
-    "ddp": ["pretrain", "sft", "muon"],
+    "cpu": ["pretrain", "sft", "muon", "grpo", "reward", "ppo", "ppo_lora"],
+    "ddp": ["pretrain", "sft", "muon", "reward", "ppo"],
     "zero1": ["pretrain", "sft", "muon"],
-    "zero2": ["pretrain", "sft", "muon", "bf16", "grpo"],
-    "zero3": ["pretrain", "sft", "muon", "ungathered"],
+    "zero2": ["pretrain", "sft", "muon", "bf16", "grpo", "reward", "ppo", "ppo_lora"],
+    "zero3": ["pretrain", "sft", "muon", "ungathered", "ppo"],
     "zero3_offload": ["pretrain", "sft", "muon"],
 }
+SCRIPTS = {"sft": "sft", "grpo": "grpo", "reward": "reward", "ppo": "ppo", "ppo_lora": "ppo"}  # other jobs: pretrain
 needs_deepspeed = pytest.mark.skipif(find_spec("deepspeed") is None, reason="deepspeed is not installed")
 TWO_RANKS = [
     "ddp",
@@ -97,10 +102,19 @@ def world(tmp_path_factory) -> Path:
     talk = [[hello, {"role": "assistant", "content": TEXT[i : i + 60]}] for i in range(40)]
     (folder / "pages.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pages))
     (folder / "talk.jsonl").write_text("".join(json.dumps({"messages": turns}) + "\n" for turns in talk))
+    for split, count in (("train", 40), ("test", 10)):
+        better, worse = ([{"role": "assistant", "content": text}] for text in ("Paris.", "Tokyo, Tokyo."))
+        asked = [[{"role": "user", "content": f"Hi, {split} {i}!"}] for i in range(count)]
+        pairs = [{"prompt": turns, "chosen": better, "rejected": worse, "rank_distance": 1} for turns in asked]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(pair) + "\n" for pair in pairs))
     tokenizer = tiny_tokenizer("<|endoftext|>")
-    for name in ("tokenizer", "base"):
+    for name in ("tokenizer", "base", "judge"):
         tokenizer.save_pretrained(folder / name)
-    tiny_model(tokenizer, hidden_size=256, layers=1).save_pretrained(folder / "base")
+    model = tiny_model(tokenizer, hidden_size=256, layers=1)
+    model.save_pretrained(folder / "base")
+    judge = begin_value_model(model, [])
+    torch.nn.init.normal_(judge.score.weight, generator=torch.Generator().manual_seed(0))
+    judge.save_pretrained(folder / "judge")
     return folder
 
 
@@ -114,10 +128,18 @@ def recipe(world: Path, job: str, output: Path, ranks: int) -> dict:
     if job == "sft":
         data = [{"path": str(world / "talk.jsonl")}]
         return {"model_name_or_path": str(world / "base"), "datasets": data, "max_length": 64, **keys}
-    if job == "grpo":
+    if job == "reward":
+        own = {"preferences": str(world), "max_length": 64, "gradient_checkpointing": False}
+        return {"model_name_or_path": str(world / "base"), **own, **keys}
+    if job in ("grpo", "ppo", "ppo_lora"):
         problems = [{"name": "sums", "task": "sums", "train": 20, "test": 3}]
-        keys |= {"num_generations": 4, "max_completion_length": 8, "temperature": 16.0}
-        keys |= {"samples": 2, "along_the_way": 2}
+        keys |= {"samples": 2, "along_the_way": 2, "temperature": 16.0}
+        if job == "grpo":
+            keys |= {"num_generations": 4, "max_completion_length": 8}
+        else:
+            keys |= {"reward_models": [str(world / "judge")], "num_ppo_epochs": 2, "max_steps": 8}
+            keys |= {"response_length": 32, "kl_target": 0.1, "missing_eos_penalty": 1.0}
+            keys |= LORA if job == "ppo_lora" else {}
         rewards = [{"name": "language"}]
         return {"model_name_or_path": str(world / "base"), "problems": problems, "rewards": rewards, **keys}
     source = {"name": "pages", "path": str(world / "pages.jsonl")}
@@ -138,9 +160,9 @@ def launched(world, request):
             path = folder / f"{job}.yaml"
             path.write_text(json.dumps(recipe(world, job, folder / job, ranks)))
             gather = "false" if job == "ungathered" else "true"
-            script = f"scripts/{job if job in ('sft', 'grpo') else 'pretrain'}.py"
+            script = SCRIPTS.get(job, "pretrain")
             environment = {"ACCELERATE_DEEPSPEED_ZERO3_SAVE_16BIT_MODEL": gather} if config.startswith("zero3") else {}
-            jobs.append({"name": job, "command": [script, str(path)], "environment": environment})
+            jobs.append({"name": job, "command": [f"scripts/{script}.py", str(path)], "environment": environment})
         (folder / "jobs.json").write_text(json.dumps(jobs))
         zero = config.startswith("zero")
         environment = {"TORCH_EXTENSIONS_DIR": str(request.getfixturevalue("extensions"))} if zero else {}
@@ -194,6 +216,43 @@ def test_two_ranks_practise_as_one_does(launched):
     ours, theirs = metrics(two / "grpo"), metrics(one / "grpo")
     assert ours["mean_length_before"] == theirs["mean_length_before"] and ours["rollouts"] == theirs["rollouts"] == 40
     check_weights(two / "grpo")
+
+
+@pytest.mark.parametrize("config", ["ddp", pytest.param("zero2", marks=needs_deepspeed)])
+def test_two_ranks_have_one_ranks_reward_model(launched, config):
+    (one, _), (two, printed) = launched("cpu"), launched(config)
+    expected = losses(one / "reward")
+    assert len(expected) == 5 and expected[-1] < expected[0] - 0.1
+    assert losses(two / "reward", printed) == pytest.approx(expected, abs=1e-4)
+    weights = [load_reward_model(folder / "reward")[0].state_dict() for folder in (one, two)]
+    for name, weight in weights[0].items():
+        torch.testing.assert_close(weights[1][name], weight, atol=1e-3, rtol=0, msg=name)
+
+
+@needs_deepspeed
+@pytest.mark.parametrize("config, job", [("ddp", "ppo"), ("zero2", "ppo"), ("zero2", "ppo_lora"), ("zero3", "ppo")])
+def test_two_ranks_optimize_a_policy_as_one_does(launched, config, job):
+    (one, _), (two, printed) = launched("cpu"), launched(config)
+    assert (two / job / "metrics.json").is_file(), printed[-6000:]
+    logs = [json.loads((folder / job / "log_history.json").read_text()) for folder in (one, two)]
+    for key in ("loss", "grad_norm", "loss/value_avg", "policy/approxkl_avg", "objective/kl", "objective/kl_coef",
+                "objective/scores", "val/num_eos_tokens", "completions/mean_length"):  # fmt: skip
+        expected, found = ([row[key] for row in log if key in row] for log in logs)
+        assert len(expected) in (4, 8) and len(set(expected)) > 1, key
+        assert found == pytest.approx(expected, rel=2e-3, abs=1e-4), key
+    ours, theirs = metrics(two / job), metrics(one / job)
+    for key in ("episodes", "proxy_before", "proxy_after", "kl", "length_before", "length_after"):
+        assert ours[key] == pytest.approx(theirs[key], rel=2e-3), key
+    check_weights(two / job)
+    if job == "ppo":
+        for part in (load_model, load_value_model):
+            weights = [part(folder / job).state_dict() for folder in (one, two)]
+            for name, weight in weights[0].items():
+                torch.testing.assert_close(weights[1][name], weight, atol=1e-3, rtol=0, msg=name)
+
+
+def load_value_model(folder: Path) -> torch.nn.Module:
+    return AutoModelForSequenceClassification.from_pretrained(folder / "value_model")
 
 
 @needs_deepspeed
