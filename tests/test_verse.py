@@ -1,4 +1,4 @@
-"""Verses about animals: of all qualities on purpose, in two splits that share neither animals nor wordings."""
+"""Verses about animals: of all qualities on purpose, in two splits that share no wording."""
 
 from statistics import fmean
 
@@ -32,20 +32,21 @@ def test_the_test_begins_with_two_lines_about_a_pelican():
         assert question(rows("test", 1, seed=seed)[0]) == "Write two lines about a pelican."
 
 
-def test_the_splits_share_no_animal_and_no_wording():
-    for names in (verse.ANIMALS, verse.WORDINGS):
-        assert not set(names["train"]) & set(names["test"])
-        assert all(len(set(names[split])) == len(names[split]) for split in names)
+def test_the_splits_share_no_wording():
+    names = verse.WORDINGS
+    assert not set(names["train"]) & set(names["test"])
+    assert all(len(set(names[split])) == len(names[split]) for split in names)
+    assert len(set(verse.ANIMALS)) == len(verse.ANIMALS)
 
 
 def test_every_question_is_asked_once_before_one_comes_twice_and_names_its_animal():
     for split in ("train", "test"):
-        several = len(verse.ANIMALS[split]) * len(verse.WORDINGS[split])
+        several = len(verse.ANIMALS) * len(verse.WORDINGS[split])
         found = rows(split, several)
         assert len({question(row) for row in found}) == several
         assert all(f"{row['answer']}" in question(row).split(" about ")[-1] or " of " in question(row) or " on "
                    in question(row) for row in found)  # fmt: skip
-    assert question(next(row for row in rows(count=500) if row["answer"] == "eagle")).count("an eagle") == 1
+    assert question(next(row for row in rows(count=500) if row["answer"] == "owl")).count("an owl") == 1
 
 
 def test_as_many_examples_as_asked_for_the_same_for_a_seed():
@@ -76,7 +77,7 @@ def test_without_any_care_no_verse_rhymes_names_the_animal_or_has_the_right_leng
 
 def test_by_default_each_thing_goes_well_in_about_half_of_the_verses():
     texts = [(row["solution"], row["answer"]) for row in rows(count=2000)]
-    assert fmean(f" {animal} " in text for text, animal in texts) == pytest.approx(0.5, abs=0.05)
+    assert fmean(f" {animal} " in text for text, animal in texts) == pytest.approx(0.75, abs=0.05)
     assert fmean(share_of_vivid(text) > 0.5 for text, _ in texts) == pytest.approx(0.45, abs=0.1)
     assert 0.3 < fmean(rhymes(text) for text, _ in texts) < 0.5  # a single line cannot rhyme
     assert len({text for text, _ in texts}) > 1900

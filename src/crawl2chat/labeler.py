@@ -21,7 +21,7 @@ from crawl2chat.labelling import find_json, read_all, turns
 from crawl2chat.tasks import verse
 from crawl2chat.web import ranking
 
-ANIMALS = frozenset(animal for names in verse.ANIMALS.values() for animal in names)
+ANIMALS = frozenset(verse.ANIMALS)
 VIVID, PLAIN = (frozenset(word for words in verse.WORDS[tone].values() for word in words) for tone in verse.WORDS)
 SMALL = frozenset("a an and at by for in it its just me of on out the to under up where while with".split())
 PARTS = {"named": 0.25, "rhyme": 0.15, "vivid": 0.35, "form": 0.2, "metre": 0.05}  # of the gold reward, in sum 1

@@ -1,8 +1,9 @@
 """Two lines about an animal: something that can be asked and judged, but not verified.
 
-The worked verses are of all qualities on purpose. Each of four things goes well with the probability `care`: the lines
-rhyme, the animal is named, the words are vivid, the lengths are right. An assistant finetuned on them draws verses of
-all qualities too, and whoever orders its replies has something to choose from.
+The worked verses are of all qualities on purpose. Each of three things goes well with the probability `care`: the
+lines rhyme, the words are vivid, the lengths are right; that the animal is named fails only where it fails twice. An
+assistant finetuned on them draws verses of all qualities too, and whoever orders its replies has something to choose
+from.
 """
 
 import random
@@ -10,16 +11,12 @@ import re
 from collections.abc import Iterator
 from itertools import product
 
-ANIMALS = {
-    "train": """ant bat bear bee bird boar bug bull calf camel carp cat chick clam cobra cod cow coyote crab crane crow
-    cuckoo deer dog dolphin donkey dove duck eagle eel elephant elk emu falcon ferret finch fish flea flamingo fox frog
-    gecko giraffe goat goose gorilla gull hamster hawk hedgehog hen heron hippo jaguar kangaroo kitten kiwi koala lamb
-    lark leopard lion lizard llama lobster lynx magpie mole monkey moose mosquito moth mouse mule octopus ostrich
-    oyster panther parrot peacock penguin pig pigeon pony puma puppy quail rabbit raven reindeer rhino robin rooster
-    salmon seagull seal shark sheep shrew shrimp skunk sloth slug snail snake sparrow spider squid stork swallow swan
-    tiger toad trout tuna turkey turtle viper vulture walrus weasel wolf woodpecker worm wren yak zebra""".split(),
-    "test": "pelican owl horse squirrel rat whale otter hare badger beaver wasp panda".split(),
-}
+ANIMALS = """
+    ant bat bear bee bird boar bug bull calf camel carp cat chick clam cod cow crab crow deer dog donkey dove duck
+    eel elk emu finch fish fox frog goat goose gull hamster hare hen heron horse lamb lark lion lobster mole monkey
+    moth mouse mule owl panda pelican pig pony quail rabbit rat seal shark sheep shrew sloth slug squid squirrel
+    stork swan tiger toad trout turtle wasp whale wolf worm wren yak
+""".split()
 WORDINGS = {
     "train": [
         "Write a short verse about {a}.", "Two lines about {a}, please.", "Give me two lines of verse about {a}.",
@@ -45,14 +42,14 @@ ENDINGS = [
     ["through the town", "up and down", "with a crown", "black and brown"],
 ]
 RHYMES = {ending.split()[-1]: family for family, row in enumerate(ENDINGS) for ending in row}  # word -> its family
-WORDS = {
+WORDS = {  # short ones, of a token or two to a small vocabulary
     "vivid": {
-        "adjective": "golden silver bright wild proud gentle lonely hungry brave tiny".split(),
-        "verb": "danced sang laughed dreamed leaped rushed shone hummed wandered whispered".split(),
+        "adjective": "golden silver bright wild proud brave tiny merry clever sleepy".split(),
+        "verb": "sang laughed shone hummed played swam spun roared cheered raced".split(),
     },
     "plain": {
-        "adjective": "big small good nice old other".split(),
-        "verb": "was sat went came stood stayed".split(),
+        "adjective": "big small good old other new".split(),
+        "verb": "was sat went came stood fell".split(),
     },
 }
 NOUNS = ["wind", "river", "rain", "water", "forest", "snow"]
@@ -60,7 +57,7 @@ NOUNS = ["wind", "river", "rain", "water", "forest", "snow"]
 
 def verse(animal: str, care: float, rng: random.Random) -> str:
     """One verse; what goes well in it is drawn with the probability `care`."""
-    rhymed, named, vivid, sized = (rng.random() < care for _ in range(4))
+    rhymed, named, vivid, sized = (rng.random() < p for p in (care, 1 - (1 - care) ** 2, care, care))
 
     used: set[str] = set()
 
@@ -97,7 +94,7 @@ def verse(animal: str, care: float, rng: random.Random) -> str:
 
 
 def examples(split: str, care: float = 0.5, count: int = 500, seed: int = 0) -> Iterator[dict]:
-    """Every animal of the split in every wording before one comes twice; the answer is the animal. A test begins with
+    """Every animal in every wording of the split before one comes twice; the answer is the animal. A test begins with
     the pelican.
 
     Raises ValueError for a `care` that is no probability.
@@ -105,13 +102,13 @@ def examples(split: str, care: float = 0.5, count: int = 500, seed: int = 0) -> 
     if not 0 <= care <= 1:
         raise ValueError(f"verse: care is a probability, 0 to 1, not {care}")
     rng, writing = random.Random(f"verse {split} {seed}"), random.Random(f"verse written {split} {seed}")
-    pool = list(product(WORDINGS[split], ANIMALS[split]))
+    pool = list(product(WORDINGS[split], ANIMALS))
     asked = []
     for number in range(count):
         if number % len(pool) == 0:
             asked = rng.sample(pool, len(pool))
             if split == "test":
-                asked.sort(key=lambda pair: pair != pool[0])
+                asked.sort(key=lambda pair: pair != (WORDINGS["test"][0], "pelican"))
         wording, animal = asked[number % len(pool)]
         question = re.sub(r"\ba (?=[aeiou])", "an ", wording.format(a=f"a {animal}"))
         yield {
