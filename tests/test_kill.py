@@ -12,7 +12,9 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
+from crawl2chat.policy_and_value import begin_value_model
 from tiny import TEXT, tiny_model, tiny_tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -29,12 +31,17 @@ def world(tmp_path_factory) -> Path:
     pages = [{"text": f"{TEXT} Page {i}.", "id": str(i)} for i in range(40)]
     turns = [{"role": "user", "content": "Who are you?"}, {"role": "assistant", "content": "I am a small assistant."}]
     talk = [{"messages": turns[:1] + [{**turns[1], "content": turns[1]["content"] * (1 + i % 3)}]} for i in range(40)]
-    for name, rows in (("pages", pages), ("talk", talk)):
+    pairs = [{"prompt": [{**turns[0], "content": f"Who is {i}?"}], "chosen": turns[1:]} for i in range(50)]
+    pairs = [{**pair, "rejected": [{**turns[1], "content": "Who? Who?"}]} for pair in pairs]
+    for name, rows in (("pages", pages), ("talk", talk), ("train", pairs[:40]), ("test", pairs[40:])):
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     tokenizer = tiny_tokenizer("<|endoftext|>")
-    tokenizer.save_pretrained(folder / "tokenizer")
-    tokenizer.save_pretrained(folder / "base")
-    tiny_model(tokenizer, layers=1).save_pretrained(folder / "base")
+    model = tiny_model(tokenizer, layers=1)
+    judge = begin_value_model(model, [])
+    torch.nn.init.normal_(judge.score.weight, generator=torch.Generator().manual_seed(0))
+    for name, own in (("tokenizer", None), ("base", model), ("judge", judge)):
+        tokenizer.save_pretrained(folder / name)
+        own and own.save_pretrained(folder / name)
     return folder
 
 
@@ -43,12 +50,19 @@ def keys_of(stage: str, world: Path) -> dict:
     if stage == "sft":
         return {"model_name_or_path": str(world / "base"), "max_length": 64, "gradient_checkpointing": False,
                 "datasets": [{"path": str(world / "talk.jsonl")}], "num_train_epochs": 1, **COMMON}  # fmt: skip
-    if stage == "grpo":
+    if stage == "reward":
+        return {"model_name_or_path": str(world / "base"), "preferences": str(world), "max_length": 64,
+                "gradient_checkpointing": False, "num_train_epochs": 1, **COMMON}  # fmt: skip
+    if stage in ("grpo", "ppo"):
         problems = [{"name": "sums", "task": "sums", "train": 12, "test": 2}]
         keys = {"model_name_or_path": str(world / "base"), "problems": problems, "rewards": [{"name": "language"}]}
-        keys |= {"samples": 2, "along_the_way": 2, "max_completion_length": 8, "temperature": 4.0, "max_steps": 20}
-        keys |= {**COMMON, "per_device_train_batch_size": 8, "num_generations": 4, "eval_strategy": "steps"}
-        return keys | {"eval_steps": 5, "eval_on_start": True, "log_completions": True, "num_completions_to_print": 0}
+        keys |= {"samples": 2, "along_the_way": 2, "temperature": 4.0, "max_steps": 20, **COMMON}
+        keys |= {"eval_strategy": "steps", "eval_steps": 5, "eval_on_start": True, "log_completions": True}
+        if stage == "grpo":
+            keys |= {"per_device_train_batch_size": 8, "num_generations": 4, "num_completions_to_print": 0}
+            return keys | {"max_completion_length": 8}
+        keys |= {"reward_models": [str(world / "judge")], "num_ppo_epochs": 2, "num_mini_batches": 2, "save_steps": 4}
+        return keys | {"response_length": 8, "kl_target": 0.1, "kl_gain": 1.0}
     source = {"name": "pages", "path": str(world / "pages.jsonl")}
     keys = {"model": MODEL, "tokenizer": str(world / "tokenizer"), "datasets": [source], "max_length": 32}
     keys |= {"held_out_share": 0.2, "held_out_documents": 2, "max_steps": 12, "gradient_accumulation_steps": 2}
@@ -71,7 +85,7 @@ class Launcher:
     def __init__(self):
         os.environ["PYTHONPATH"] = os.pathsep.join(str(ROOT / part) for part in ("src", "scripts", "tests"))
         self.context = multiprocessing.get_context("forkserver")
-        self.context.set_forkserver_preload(["pretrain", "sft", "grpo", "test_kill"])
+        self.context.set_forkserver_preload(["pretrain", "sft", "reward", "grpo", "ppo", "test_kill"])
 
     def __call__(self, stage: str, recipe: Path) -> multiprocessing.Process:
         process = self.context.Process(target=start, args=(stage, recipe))
@@ -91,13 +105,16 @@ def command(stage: str, recipe: Path) -> subprocess.Popen:
 
 
 def result(output: Path) -> tuple[list, str]:
-    """(every logged loss by its step, to the last bit; the hash of the weights) of a run that has ended."""
+    """(every logged loss by its step, to the last bit, with PPO's KL coefficient; the hash of the weights) of a run
+    that has ended."""
     assert (output / "metrics.json").exists()
     rows = json.loads((output / "log_history.json").read_text())
-    losses = [(row["step"], float(row["loss"]).hex(), row["grad_norm"]) for row in rows if "loss" in row]
-    assert len({norm for *_, norm in losses}) >= 5, "nothing was learned: equality would say nothing"
-    (weights,) = output.glob("*model.safetensors")
-    return losses, hashlib.sha256(weights.read_bytes()).hexdigest()
+    keys = ("step", "loss", "grad_norm", "objective/kl_coef")
+    losses = [tuple(float(row.get(key, 0)).hex() for key in keys) for row in rows if "loss" in row]
+    assert len({norm for _, _, norm, _ in losses}) >= 5, "nothing was learned: equality would say nothing"
+    assert not any("objective/kl_coef" in row for row in rows) or len({leash for *_, leash in losses}) >= 5
+    weights = [*output.glob("*model.safetensors"), *output.glob("value_model/*model.safetensors")]
+    return losses, hashlib.sha256(b"".join(path.read_bytes() for path in weights)).hexdigest()
 
 
 def wait_for(condition, process, seconds: float = 120) -> bool:
@@ -164,9 +181,10 @@ def reference(stage: str, keys: dict, folder: Path, launch) -> tuple[list, str]:
 
 @pytest.mark.parametrize(
     "stage, extra, kills",
-    [("pretrain", {}, 3), ("pretrain", {"optim": "muon"}, 3), ("sft", {}, 2), ("sft", LORA, 1), ("grpo", {}, 2)],
-    ids=["pretrain-adamw", "pretrain-muon", "sft", "sft-lora", "grpo"],
-)
+    [("pretrain", {}, 3), ("pretrain", {"optim": "muon"}, 3), ("sft", {}, 2), ("sft", LORA, 1), ("grpo", {}, 2),
+     ("reward", {}, 2), ("ppo", {}, 2), pytest.param("ppo", LORA, 2, marks=pytest.mark.slow)],
+    ids=["pretrain-adamw", "pretrain-muon", "sft", "sft-lora", "grpo", "reward", "ppo", "ppo-lora"],
+)  # fmt: skip
 def test_a_killed_run_ends_with_the_losses_and_weights_of_one_left_alone(world, tmp_path, launch, stage, extra, kills):
     keys = keys_of(stage, world) | extra
     losses, weights = reference(stage, keys, tmp_path, launch)
@@ -180,9 +198,12 @@ def test_a_killed_run_ends_with_the_losses_and_weights_of_one_left_alone(world, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage, extra", [("pretrain", {}), ("pretrain", {"optim": "muon"}), ("sft", {})])
+@pytest.mark.parametrize(
+    "stage, extra", [("pretrain", {}), ("pretrain", {"optim": "muon"}), ("sft", {}), ("reward", {}), ("ppo", {})]
+)
 def test_twenty_kills_change_no_loss(world, tmp_path, launch, stage, extra):
-    keys = keys_of(stage, world) | extra | {"save_steps": 1}
+    saving = {"save_steps": 4, "max_steps": 80} if stage == "ppo" else {"save_steps": 1}  # after a batch, every time
+    keys = keys_of(stage, world) | extra | saving
     if stage == "pretrain":
         keys |= {"max_steps": 40}
     losses, weights = reference(stage, keys, tmp_path, launch)
