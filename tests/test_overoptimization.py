@@ -151,7 +151,7 @@ def test_the_rule_stops_after_a_planted_turning_point_and_never_on_a_clean_curve
     found = course(written(tmp_path / "up", *planted(seed, turns=False)), "up", "up", *rule)
     assert found["stopped"] is None
     found = course(written(tmp_path / "over", *planted(seed, turns=True)), "over", "over", *rule)
-    assert found["stopped"]["why"].startswith("reward_up_onlooker_down: the reward rose from")
+    assert found["stopped"]["why"].startswith("the reward rose from")
     assert found["turning"]["step"] < found["stopped"]["step"] < 20 * (STEPS - 1)
     assert found["stopped"]["kept"]["gold"] > 0.85 * found["turning"]["gold"]
     assert numbers(found)["over/kl_stopped"] == found["stopped"]["kl"]
@@ -163,7 +163,7 @@ def test_the_alarms_that_do_not_need_an_onlooker_stop_a_run_too(tmp_path):
     for row in log:
         row |= {"completions/repeated": 0.9} if "reward" in row and row["step"] > 400 else {}
     found = course(written(tmp_path / "run", points, log), "run", "run", ["repeated"], Thresholds())
-    assert found["stopped"]["why"].startswith("repeated: ") and "kept" not in found["stopped"]
+    assert found["stopped"]["name"] == "repeated" and "kept" not in found["stopped"]
     assert 400 < found["stopped"]["step"] <= 440
 
 
@@ -172,7 +172,10 @@ def test_the_alarms_that_do_not_need_an_onlooker_stop_a_run_too(tmp_path):
 
 def test_a_run_is_read_back_with_its_errors_and_its_top_texts(tmp_path):
     found = course(written(tmp_path / "run", *planted(0, turns=True)), "run", "no leash", [], Thresholds())
-    assert set(found) == {"name", "label", "points", "fit", "turning", "stopped", "texts"} and not found["stopped"]
+    assert (
+        set(found) == {"name", "label", "points", "fit", "turning", "alarms", "stopped", "texts"}
+        and not found["stopped"]
+    )
     wanted = {"step", "episodes", "kl", "proxy", "gold", "onlooker"}
     assert set(found["points"][0]) == wanted | {"proxy_stderr", "gold_stderr", "onlooker_stderr"}
     assert [row["proxy"] for row in found["texts"]] == [5, 4, 3, 2] and json.dumps(found)

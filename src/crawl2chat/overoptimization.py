@@ -141,8 +141,8 @@ def turning(points: Sequence[dict], fitted: dict | None) -> dict | None:
 
 def course(folder: str | Path, name: str, label: str, stop_on: Sequence[str], thresholds: Thresholds) -> dict:
     """A run of scripts/ppo.py as curves.json has it: "points" {"step", "episodes", "kl", "proxy", "gold", "onlooker",
-    and their standard errors "..._stderr"}, "fit", "turning", "stopped" and "texts". Stops with one line where the run
-    has not written its curve, or where nobody knows its gold reward."""
+    and their standard errors "..._stderr"}, "fit", "turning", "alarms", "stopped" and "texts". Stops with one line
+    where the run has not written its curve, or where nobody knows its gold reward."""
     folder = Path(folder)
     rows, log, replies = (read(folder / part) for part in ("curve.json", "log_history.json", "held_out.jsonl"))
     looks = {row["step"]: row for row in log if "eval_reward" in row}
@@ -159,40 +159,44 @@ def course(folder: str | Path, name: str, label: str, stop_on: Sequence[str], th
         fail(f"overoptimization: {folder}/curve.json: {len(points)} evaluations are no curve; give ppo eval_steps")
     texts = [{"prompt": row["prompt"], **row["after"]} for row in replies]
     texts.sort(key=lambda row: -math.inf if row["proxy"] is None else -row["proxy"])
-    found = fits(points, "rl")
+    found, raised = fits(points, "rl"), alarms(points, log, thresholds)
     return {
         "name": name,
         "label": label,
         "points": points,
         "fit": found,
         "turning": turning(points, found),
-        "stopped": stopped(points, log, stop_on, thresholds),
+        "alarms": raised,
+        "stopped": stopped(points, raised, stop_on),
         "texts": texts[:SHOWN],
     }
 
 
-def stopped(
-    points: Sequence[dict], log: Sequence[dict], stop_on: Sequence[str], thresholds: Thresholds
-) -> dict | None:
-    """{"step", "kl", "gold", "why"}: the evaluation at which a run with this `stop_on` would have ended, or the last
-    before it; None where none of these alarms is raised. "kept" {"step", "kl", "gold"} is the evaluation that the
-    onlooker liked best until then."""
+def alarms(points: Sequence[dict], log: Sequence[dict], thresholds: Thresholds) -> list[dict]:
+    """{"name", "step", "kl", "gold", "why"} of every alarm that the log of a run gives rise to, each name once, in
+    order: the evaluation at which a run that stops on it would have ended, or the last before it."""
     watch, raised = Watch(thresholds), []
     for row in log:
         raised += watch.row(row, row["step"])
         if "eval_rewards/onlooker" in row:
             numbers = row["eval_rewards/onlooker"], row["eval_stderr/onlooker"], row["step"]
             raised += watch.evaluation(*numbers, "onlooker")
-    first = min((alarm for alarm in raised if alarm.name in stop_on), key=lambda alarm: alarm.step, default=None)
-    if first is None:
-        return None
-    until = [point for point in points if point["step"] <= first.step]
-    keys = ("step", "kl", "gold")
-    found = {key: until[-1][key] for key in keys} | {"why": f"{first.name}: {first.message}"}
-    if "onlooker" in until[-1]:
-        best = max(until, key=lambda point: point["onlooker"])
-        found["kept"] = {key: best[key] for key in keys}
+    found = []
+    for alarm in sorted(raised, key=lambda alarm: alarm.step):
+        last = ([point for point in points if point["step"] <= alarm.step] or points[:1])[-1]
+        found.append({"name": alarm.name, **{key: last[key] for key in ("step", "kl", "gold")}, "why": alarm.message})
     return found
+
+
+def stopped(points: Sequence[dict], raised: Sequence[dict], stop_on: Sequence[str]) -> dict | None:
+    """The first of the alarms raised whose name is in `stop_on`, where a run would have ended; None without one.
+    "kept" {"step", "kl", "gold"} is the evaluation until then that the onlooker liked best."""
+    first = next((alarm for alarm in raised if alarm["name"] in stop_on), None)
+    until = [point for point in points if first and point["step"] <= first["step"] and "onlooker" in point]
+    if not until:
+        return first
+    best = max(until, key=lambda point: point["onlooker"])
+    return {**first, "kept": {key: best[key] for key in ("step", "kl", "gold")}}
 
 
 def at_kl(points: Sequence[dict], kl: float) -> float | None:
@@ -215,6 +219,8 @@ def numbers(run: dict) -> dict[str, float]:
     if run["stopped"]:
         found |= {"kl_stopped": run["stopped"]["kl"], "gold_stopped": run["stopped"]["gold"]}
         found |= {f"{key}_kept": run["stopped"]["kept"][key] for key in ("kl", "gold") if "kept" in run["stopped"]}
+    for alarm in run["alarms"]:
+        found |= {f"{key}_at_{alarm['name']}": alarm[key] for key in ("kl", "gold")}
     for name, fitted in (run["fit"] or {}).items():
         found |= {f"{name}_fit_{key}": fitted[key] for key in ("alpha", "beta", "r2")}
     return {f"{run['name']}/{key}": value for key, value in found.items()}
