@@ -202,7 +202,7 @@ async function send(path, body) {
   try {
     fresh = await ask(path, body);
   } catch (error) {
-    said = error.status ? `Not saved: ${error.message}.` : "Not saved: the server does not answer. What was submitted before is saved.";
+    said = error.status ? `Not saved: ${error.message}.` : "Not saved: the server does not answer; start its command again, with --port " + location.port + " for this page to go on. What was submitted before is saved.";
     if (error.status === 409 || error.status === 404) fresh = await ask("/state").catch(() => null);
   }
   busy = false;

@@ -363,7 +363,8 @@ def main() -> None:
     with dataset.held():
         rows = dataset.dataset()
     write_text(log.with_name("dataset.jsonl"), lines(rows))
-    print(f"ranking: wrote {log.with_name('dataset.jsonl')}, {len(rows)} orders of {len(dataset.labelers())} people")
+    by = ", ".join(sorted({row["labeler"] for row in rows})) or "nobody"
+    print(f"ranking: wrote {log.with_name('dataset.jsonl')}, {len(rows)} orders by {by}")
 
 
 if __name__ == "__main__":
