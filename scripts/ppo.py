@@ -4,7 +4,7 @@ Reads: a chat model, one or more reward models, prompts of the tasks
 Writes: model (or adapter), value_model/, curve.json, held_out.jsonl, completions.jsonl, log_history.json, metrics.json
 
 accelerate launch scripts/ppo.py recipes/ppo.yaml
-accelerate launch --config_file accelerate_configs/cpu.yaml scripts/ppo.py recipes/rlhf/ppo.yaml
+accelerate launch --config_file accelerate_configs/cpu.yaml scripts/ppo.py recipes/laptop/ppo.yaml
 """
 
 import json

@@ -5,7 +5,7 @@ Writes: train.jsonl and test.jsonl ({"prompt", "chosen", "rejected": messages, "
 ({"prompt", "replies", "order", "labeler", "split"}), rollouts.jsonl, metrics.json
 
 python scripts/preferences.py recipes/preferences.yaml
-python scripts/preferences.py recipes/rlhf/preferences.yaml
+python scripts/preferences.py recipes/laptop/preferences.yaml
 """
 
 import json

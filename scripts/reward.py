@@ -4,7 +4,7 @@ Reads: a chat model; pairs of preferences.py (train.jsonl, test.jsonl) or of a s
 Writes: model (or adapter), tokenizer, calibration.json, degenerate.json, scores.jsonl, log_history.json, metrics.json
 
 accelerate launch scripts/reward.py recipes/reward.yaml
-accelerate launch --config_file accelerate_configs/cpu.yaml scripts/reward.py recipes/rlhf/reward.yaml
+accelerate launch --config_file accelerate_configs/cpu.yaml scripts/reward.py recipes/laptop/reward.yaml
 """
 
 import json

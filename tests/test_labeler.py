@@ -75,7 +75,7 @@ def test_the_more_care_the_higher_the_mark():
         fmean(gold(row["prompt"], row["solution"]) for row in verse.examples("test", count=300, care=care))
         for care in (0, 0.25, 0.5, 0.75, 1)
     ]
-    assert means == sorted(means) and means[0] < 0.15 and means[-1] > 0.9
+    assert means == sorted(means) and means[0] < 0.2 and means[-1] > 0.9
 
 
 @pytest.mark.parametrize("text", DEGENERATE.values(), ids=DEGENERATE)
@@ -175,9 +175,9 @@ def compared(rows: list[dict], noise: float) -> tuple[float, float]:
     return tuple(fmean(chain.from_iterable(part)) for part in zip(*wrong, strict=True))
 
 
-@pytest.mark.parametrize("noise, all_pairs, neighbours", [(0.03, 0.05, 0.11), (0.1, 0.145, 0.26)])
+@pytest.mark.parametrize("noise, all_pairs, neighbours", [(0.02, 0.03, 0.07), (0.1, 0.135, 0.235)])
 def test_the_share_of_pairs_that_a_noise_flips(noise, all_pairs, neighbours):
-    """The recipe's noise (0.03) turns one pair in twenty round, of neighbours one in nine."""
+    """The recipe's noise (0.02) turns one pair in thirty round, of neighbours one in fourteen."""
     found = compared(drawn(300), noise)
     assert found == (pytest.approx(all_pairs, abs=0.015), pytest.approx(neighbours, abs=0.025))
 

@@ -212,7 +212,7 @@ def test_best_against_worst_is_one_pair():
 
 
 def test_an_order_without_errors_agrees_wholly_with_the_gold_reward_and_its_reverse_not_at_all():
-    rng = random.Random(2)  # no two of its verses are equally good
+    rng = random.Random(0)  # no two of its verses are equally good
     rows = [ranked([], [verse.verse("owl", care, rng) for care in (1, 0.5, 0)]) for _ in range(20)]
     rows = [{**row, "order": Simulated().order(row["prompt"], row["replies"])} for row in rows]
     exact = preferences.against_gold(rows)

@@ -22,9 +22,9 @@ from crawl2chat.tasks import verse
 from crawl2chat.web import ranking
 
 ANIMALS = frozenset(verse.ANIMALS)
-VIVID, PLAIN = (frozenset(word for words in verse.WORDS[tone].values() for word in words) for tone in verse.WORDS)
+VIVID = frozenset(word for words in verse.WORDS["vivid"].values() for word in words)
 SMALL = frozenset("a an and at by for in it its just me of on out the to under up where while with".split())
-PARTS = {"named": 0.25, "rhyme": 0.15, "vivid": 0.35, "form": 0.2, "metre": 0.05}  # of the gold reward, in sum 1
+PARTS = {"named": 0.15, "rhyme": 0.1, "vivid": 0.45, "form": 0.25, "metre": 0.05}  # of the gold reward, in sum 1
 GRAMMAR = 5_000  # verses drawn to see which words may be neighbours: no pair is new after them
 
 
@@ -65,7 +65,7 @@ def needs(prompt: list[dict], completion: str) -> dict[str, float]:
     return {
         "language": ramp(sum(known) / len(known), 0.4, 0.9),
         "length": ramp(len(words), 2, 10) * ramp(len(words), 36, 20),
-        "unrepeated": ramp(again / max(1, len(content)), 0.5, 0.0),
+        "unrepeated": ramp(again / max(1, len(content)), 0.5, 0.2),
     }
 
 
@@ -78,8 +78,8 @@ def qualities(prompt: list[dict], completion: str) -> dict[str, float]:
     return {
         "named": float(animal in words or f"{animal}s" in words),
         "rhyme": rhyme(lines[0][-1], lines[1][-1]) if two else 0.0,
-        "vivid": ramp(len(words & VIVID) - 0.5 * len(words & PLAIN), -1, 3),
-        "form": 1.0 if two else 0.0,
+        "vivid": ramp(len(words & VIVID), -1, 3),
+        "form": float(two),
         "metre": ramp(abs(sounds[0] - sounds[1]), 6, 0) if two else 0.0,
     }
 

@@ -23,11 +23,12 @@ WORDINGS = {
         "Make a small poem about {a}.", "Can you write a verse about {a}?", "I want two lines about {a}.",
         "Write a poem of two lines about {a}.", "Tell me about {a} in two lines.", "A verse on {a}, please.",
         "Please write a little verse about {a}.", "I would like a poem about {a}.", "Say something of {a} in verse.",
+        "What would you write about {a} in two lines?", "May I have two lines on {a}?", "Could you rhyme about {a}?",
+        "Let me read a short poem about {a}.", "Think of {a} and make a poem.", "Write me a poem about {a}.",
     ],
     "test": [
-        "Write two lines about {a}.", "What would you write about {a} in two lines?", "May I have two lines on {a}?",
-        "Write me a verse of two lines about {a}.", "Let me read a short poem about {a}.",
-        "Think of {a} and write two lines.", "Could you make two lines about {a}?", "Your poem about {a}, please.",
+        "Write two lines about {a}.", "Write me a verse of two lines about {a}.", "Your poem about {a}, please.",
+        "Could you make two lines about {a}?", "May I have a verse about {a}?", "Think of {a} and write two lines.",
     ],
 }  # fmt: skip
 # how lines end; those of a row rhyme
