@@ -2,6 +2,9 @@
 
 Rows are (rows, length) ids, padded on the right. Under causal attention no token sees the padding behind it, so no
 mask is needed; the head meets only the tokens that are asked for.
+
+Every row is read whole: where each has a prompt of its own this takes 0.75 of the time that grpo.token_logps takes,
+which reads a prompt once for a whole group, and with 8 replies to a prompt 1.3 to 1.6 times as long.
 """
 
 from collections.abc import Iterator
