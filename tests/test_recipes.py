@@ -23,7 +23,7 @@ AFTER = {
     "beyond-the-teacher": "laptop",
     "rlhf": "laptop",
     "smollm2-135m-rlhf": "smollm2-135m",
-    "reward-hacking": "rlhf",
+    "reward-hacking": "laptop",
 }
 every_recipe = pytest.mark.parametrize("path", RECIPES, ids=str)
 
