@@ -13,6 +13,7 @@ from crawl2chat.web.cheese import capabilities, examples
 from crawl2chat.web.fragments import bar, clip, details, said, section, spoken, table
 from crawl2chat.web.practice import practice
 from crawl2chat.web.psychology import psychology, sample
+from crawl2chat.web.rlhf import rlhf
 from crawl2chat.web.tokens import STYLE as TOKEN_STYLE
 
 # the number that stands for a stage at the top of the page
@@ -26,6 +27,10 @@ MAIN = {
     "sft": ("tokens", "tokens"),
     "rejection": ("rounds", "rounds"),
     "grpo": ("rollouts", "tries at problems"),
+    "preferences": ("pairs", "pairs"),
+    "reward": ("accuracy", "of pairs right"),
+    "ppo": ("episodes", "episodes"),
+    "overoptimization": ("runs", "runs, too far"),
 }
 
 
@@ -204,7 +209,7 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
     """The whole report: one HTML page that needs no script, no server and no other file."""
     numbers, strip = all_numbers(run), []
     for stage, metrics in run.metrics.items():
-        key, unit = MAIN.get(stage, ("", ""))
+        key, unit = MAIN.get(stage.partition("-")[0], ("", ""))  # ppo-rloo is a ppo
         number = f"<b>{said(metrics[key], key)}</b><small>{unit}</small>" if key in metrics else "<b>✓</b>"
         spent = said(metrics.get("seconds", 0), "seconds")
         strip.append(f"<li><small>{escape(stage)}</small>{number}<small>{spent}</small></li>")
@@ -218,6 +223,7 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
         identity(run),
         thinking(run),
         practice(run),
+        rlhf(run),
         capabilities(run),
         examples(run),
         times(run, numbers),
