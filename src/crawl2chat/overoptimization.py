@@ -23,7 +23,7 @@ from crawl2chat.stage import fail
 FORM = "d(alpha - beta log d) for RL, d(alpha - beta d) for best of n; d = sqrt(KL)"
 FORMS = {"rl": np.log, "best_of_n": lambda d: d}  # what beta stands before
 SHOWN = 4  # replies that are quoted
-HOLDS = 0.5  # r2 from which on a fitted curve says where the gold turns
+HOLDS = 0.8  # r2 from which on a fitted curve says where the gold turns
 
 
 def onlookers(
