@@ -1,6 +1,6 @@
 """PPO against the PPOTrainer that TRL had until 1.12: does ours learn the same, how fast, in how much memory.
 
-bash scripts/lifecycle.sh recipes/rlhf --to reward  # what is read
+bash scripts/lifecycle.sh recipes/laptop --to reward  # what is read
 python benchmarks/ppo.py
 python benchmarks/ppo.py --seeds 2 --batches 3  # a look
 
@@ -180,7 +180,7 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="recipes/rlhf/ppo.yaml", help="whose models, prompts and batch are taken")
+    parser.add_argument("--recipe", default="recipes/laptop/ppo.yaml", help="whose models, prompts and batch are taken")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each side, two or more")
     parser.add_argument("--batches", type=int, default=8, help="batches of rollouts in a run")

@@ -21,7 +21,7 @@ APART = ["base", "merge", "overoptimization"]  # stages of other folders: of ope
 AFTER = {
     "smollm2-135m": "laptop",
     "beyond-the-teacher": "laptop",
-    "rlhf": "laptop",
+    "ppo-rloo-grpo": "laptop",
     "smollm2-135m-rlhf": "smollm2-135m",
     "reward-hacking": "laptop",
 }
@@ -81,7 +81,7 @@ def test_the_gpt2_recipes_are_one_recipe_in_four_sizes():
 
 @every_recipe
 def test_it_parses_through_its_scripts_dataclasses(path):
-    on_gpus = path.parent.name not in ("laptop", "beyond-the-teacher", "rlhf", "smollm2-135m-rlhf", "reward-hacking")
+    on_gpus = path.parent.name not in ("laptop", *AFTER) or path.parent.name == "smollm2-135m"
     recipe = load_recipe(*script_of(path).RECIPE, args=[str(path)], plan_only=on_gpus)
     missing = [item.path for item in inputs(recipe.configs) if item.state == "missing"]
     assert all(path.startswith("output/") for path in missing), "what is neither local nor a name on the hub"
