@@ -24,7 +24,7 @@ TRL's, over that of two runs of one side with different seeds, each averaged ove
 trainers differ by. Prints a table and, last, one JSON line: {"episodes_vs_trl", "memory_vs_trl", "kl_curve_distance",
 "reward_curve_distance"}.
 
-The whole, with its JSON line, is not yet run to its end, so no distance is known. Single runs of recipes/rlhf on two
+The whole, with its JSON line, is not yet run to its end, so no distance is known. Single runs on verses, on two
 cores of an AMD EPYC (Zen 5), 2026-11-23, 3 batches of 128, not interleaved, episodes a second: ours 45; TRL 18, with
 our matrix precision and allocator 22. Broken off for time, on busier cores: ours 37 and 38, TRL 14 and 16 (about 2.5
 times as fast); with LoRA ours 2,742 MB, TRL 2,837 MB (0.97). Neither 3 times nor 0.75 is reached.
@@ -180,7 +180,9 @@ def measure(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--recipe", default="recipes/laptop/ppo.yaml", help="whose models, prompts and batch are taken")
+    parser.add_argument(
+        "--recipe", default="recipes/laptop/ppo.yaml", help="whose models, prompts and batch are taken"
+    )
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each side, two or more")
     parser.add_argument("--batches", type=int, default=8, help="batches of rollouts in a run")
