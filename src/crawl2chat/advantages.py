@@ -41,7 +41,7 @@ def estimate_advantages(
     there is nothing more to earn (Schulman et al. 2015, arXiv:1506.02438, equation 16). `values` holds what was
     expected before each action.
     """
-    advantages, later = torch.zeros_like(values), torch.zeros_like(values[:, 0])
+    advantages, later = torch.zeros_like(values), values.new_zeros(len(values))
     for t in reversed(range(values.shape[1])):
         following = values[:, t + 1] * mask[:, t + 1] if t + 1 < values.shape[1] else 0.0
         later = (rewards[:, t] + gamma * following - values[:, t] + gamma * lam * later) * mask[:, t]

@@ -3,9 +3,12 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
+from pyarrow import Table
+from pyarrow.parquet import write_table
 from transformers import PreTrainedModel
 
 from crawl2chat.engine import Reply
@@ -85,13 +88,16 @@ def score_replies(
 ) -> dict[str, list[float | None]]:
     """A value a reply from every reward, by name; `ask` is how a reward model is asked. One clear line for a value
     that is not finite."""
-    columns = {key: [row[key] for row in rows] for key in rows[0] if key != "prompt"}
+    keys = dict.fromkeys(key for row in rows for key in row if key != "prompt")
+    columns = {key: [row.get(key) for row in rows] for key in keys}  # tasks may have columns of their own
     columns |= {"prompts": [as_messages(row["prompt"]) for row in rows]}
     columns |= {"completions": [reply.messages for reply in replies]}
     columns |= {"completion_ids": [reply.completion_ids for reply in replies]}
     found = {}
     for name, judge in judges.items():
         values = ask(judge, replies) if isinstance(judge, PreTrainedModel) else judge(**columns)
+        if len(values) != len(replies):
+            fail(f"ppo: reward {name} gave {len(values)} values for {len(replies)} replies; it must give one each")
         found[name] = [None if value is None else float(value) for value in values]
         if bad := [value for value in found[name] if value is not None and not math.isfinite(value)]:
             fail(f"ppo: reward {name} is {bad[0]} for {len(bad)} of {len(replies)} replies: stopped before the update")
@@ -166,6 +172,18 @@ def table(batch: Rollouts) -> list[dict]:
     return rows
 
 
+def write_completions(rows: Sequence[dict], output: Path, step: int, to_wandb: bool) -> None:
+    """`table`'s rows as a parquet file of this step below `output`/completions, and as W&B's table."""
+    rows, folder = [{"step": step, **row} for row in rows], output / "completions"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_table(Table.from_pylist(rows), folder / f"completions_{step:05d}.parquet")
+    if to_wandb:
+        import wandb
+
+        cells = [[value if isinstance(value, int | float) else str(value) for value in row.values()] for row in rows]
+        wandb.log({"completions": wandb.Table(columns=list(rows[0]), data=cells)})
+
+
 def summary(episodes: Sequence[Episode]) -> dict[str, float]:
     """Means over episodes: reward (the score), kl (nats a reply), length (tokens), ended, every rewards/<name> and
     their standard errors, stderr/reward and stderr/<name>; and how many have no score, `ungraded`. Stops with one line
@@ -176,7 +194,7 @@ def summary(episodes: Sequence[Episode]) -> dict[str, float]:
     numbers = {
         "reward": fmean(scores),
         "stderr/reward": stderr(scores),
-        "kl": fmean(episode.kl for episode in episodes),
+        "kl": fmean(episode.kl for episode in episodes if episode.score is not None),  # the others have none
         "length": fmean(episode.tokens for episode in episodes),
         "ended": fmean(episode.ended for episode in episodes),
         "ungraded": len(episodes) - len(scores),

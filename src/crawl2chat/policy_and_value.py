@@ -4,11 +4,12 @@ import copy
 from collections.abc import Sequence
 
 import torch
-from peft import LoraConfig, PeftConfig
+from peft import LoraConfig, PeftConfig, PeftModel
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from crawl2chat.logps import token_logps, token_values
 from crawl2chat.reward_model import HEAD
+from crawl2chat.stage import fail
 
 
 class PolicyAndValue(torch.nn.Module):
@@ -55,6 +56,8 @@ def begin_value_model(policy: PreTrainedModel, judges: Sequence[PreTrainedModel]
     """A copy of the first reward model; without one, a copy of the policy's body under a head of zeros."""
     if judges:
         return copy.deepcopy(judges[0])
+    if isinstance(policy, PeftModel):
+        fail("ppo: the policy is an adapter already; give its base as `model`, and `peft_config`, or merge it first")
     config = copy.deepcopy(policy.config)
     config.num_labels = 1
     model = AutoModelForSequenceClassification.from_config(
@@ -63,6 +66,16 @@ def begin_value_model(policy: PreTrainedModel, judges: Sequence[PreTrainedModel]
     model.base_model.load_state_dict(policy.base_model.state_dict())
     torch.nn.init.zeros_(model.score.weight)
     return model.to(policy.device)
+
+
+def no_dropout(model: torch.nn.Module) -> None:
+    """Switch off every dropout of `model`, that attention layers hold as a number too: a probability ratio compares
+    a network with itself."""
+    for module in model.modules():
+        names = ["p"] if isinstance(module, torch.nn.Dropout) else [name for name in vars(module) if "dropout" in name]
+        for name in names:
+            if isinstance(getattr(module, name), float):
+                setattr(module, name, 0.0)
 
 
 def value_adapter(peft_config: PeftConfig) -> PeftConfig:

@@ -26,16 +26,8 @@ import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from peft import PeftConfig, PeftModel, get_peft_model
-from pyarrow import Table
-from pyarrow.parquet import write_table
 from torch.utils.data import DataLoader
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainerCallback,
-)
-from transformers.trainer_callback import ExportableState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl.models import unwrap_model_for_generation
 
 from crawl2chat.advantages import (
@@ -61,11 +53,12 @@ from crawl2chat.episodes import (
     summary,
     table,
     to_episodes,
+    write_completions,
 )
 from crawl2chat.logps import token_logps
-from crawl2chat.policy_and_value import PolicyAndValue, begin_value_model, value_adapter
-from crawl2chat.ppo_config import PPOConfig, check_arguments, check_models, check_prompts
-from crawl2chat.reward_model import score_ids
+from crawl2chat.policy_and_value import PolicyAndValue, begin_value_model, no_dropout, value_adapter
+from crawl2chat.ppo_config import Leash, PPOConfig, check_apart, check_arguments, check_models, check_prompts
+from crawl2chat.reward_model import load_reward_model, score_ids
 from crawl2chat.stage import fail
 
 VALUE = "value_model"  # the folder beside the policy's files
@@ -73,30 +66,15 @@ VALUE = "value_model"  # the folder beside the policy's files
 RewardFunc = PreTrainedModel | Callable[..., list[float | None]]
 
 
-class Leash(TrainerCallback, ExportableState):
-    """The KL coefficient as it stands; saved with the checkpoints and found again by a run that goes on, unless its
-    recipe begins with another one."""
-
-    def __init__(self, kl_coef: float):
-        self.began_with = self.kl_coef = kl_coef
-
-    def state(self) -> dict:
-        return {"args": {"kl_coef": self.began_with}, "attributes": {"kl_coef": self.kl_coef}}
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        saved = state.stateful_callbacks.get("Leash", self.state())
-        if saved["args"]["kl_coef"] == self.began_with:
-            self.kl_coef = saved["attributes"]["kl_coef"]
-
-
 class PPOTrainer(SafeCheckpoints, Trainer):
     """Trainer by PPO on rows of {"prompt": messages or a user's words, ...}.
 
     Args:
         model: the policy to begin with.
-        reward_funcs: reward models (sequence classifiers with one label) and functions, one or several. A function
-            is called with `prompts`, `completions` (lists of messages), `completion_ids` and the rows' other columns,
-            and returns a float a reply, or None where the grader itself failed: such a reply moves nothing.
+        reward_funcs: reward models (sequence classifiers with one label, or folders of reward.py) and functions, one
+            or several. A function is called with `prompts`, `completions` (lists of messages), `completion_ids` and
+            the rows' other columns, and returns a float a reply, or None where the grader itself failed: such a reply
+            moves nothing.
         reward_processing_classes: the reward models' tokenizers, in their order; refused unless they are the policy's.
         value_model: a sequence classifier with one label; default: it begins as the first reward model, or as the
             policy under a head of zeros where there is none.
@@ -110,7 +88,7 @@ class PPOTrainer(SafeCheckpoints, Trainer):
     def __init__(
         self,
         model: PreTrainedModel,
-        reward_funcs: RewardFunc | Sequence[RewardFunc],
+        reward_funcs: str | RewardFunc | Sequence[str | RewardFunc],
         args: PPOConfig,
         train_dataset: Dataset | Sequence[dict],
         processing_class: PreTrainedTokenizerBase,
@@ -123,12 +101,18 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         tools: Sequence[Callable] = (),
         **kwargs,
     ):
-        self.rewards = named(reward_funcs if isinstance(reward_funcs, Sequence) else [reward_funcs])
-        self.eval_funcs, self.own_tools = named(eval_funcs), list(tools)
+        given = [reward_funcs] if isinstance(reward_funcs, str) or callable(reward_funcs) else reward_funcs
+        given = [load_reward_model(one, processing_class)[0] if isinstance(one, str) else one for one in given]
+        self.rewards, self.eval_funcs, self.own_tools = named(given), named(eval_funcs), list(tools)
         self.weights = check_arguments(args, list(self.rewards), len(train_dataset))
         judges = [judge for judge in self.rewards.values() if isinstance(judge, PreTrainedModel)]
         check_models(model, judges, value_model, processing_class, reward_processing_classes)
+        check_apart({"model": model, "ref_model": ref_model, "value_model": value_model, **self.rewards})
+        if both := self.rewards.keys() & self.eval_funcs.keys():
+            fail(f"ppo: {min(both)} is a reward and one of eval_funcs; give one of them another name")
         sets = eval_dataset if isinstance(eval_dataset, dict) else {"eval_dataset": eval_dataset or []}
+        if empty := [name for name, rows in sets.items() if args.eval_strategy != "no" and not len(rows)]:
+            fail(f"ppo: {empty[0]} has no rows for eval_strategy {args.eval_strategy.value}; give it some, or no")
         models = [one for one in (model, value_model, *judges) if one is not None]
         check_prompts({"train_dataset": train_dataset, **sets}, models, processing_class, args.response_length)
         for judge in judges:
@@ -150,13 +134,12 @@ class PPOTrainer(SafeCheckpoints, Trainer):
             ref_model = copy.deepcopy(model) if ref_model is None else ref_model
         self.ref_model = None if ref_model is None else ref_model.requires_grad_(False).eval().to(args.device)
         pair = PolicyAndValue(model, value_model)
-        for module in pair.modules():
-            if isinstance(module, torch.nn.Dropout):  # a ratio compares the same network with itself
-                module.p = 0.0
+        no_dropout(pair)
         super().__init__(
             model=pair, args=args, train_dataset=train_dataset,
             eval_dataset=eval_dataset, processing_class=processing_class, **kwargs,
         )  # fmt: skip
+        pair.to(args.device)  # DeepSpeed moves it only when training begins, and replies may be asked for before
         self.leash = Leash(args.kl_coef)
         self.add_callback(self.leash)
         self.steps_a_batch = args.num_ppo_epochs * args.num_mini_batches
@@ -264,7 +247,7 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         penalty = args.missing_eos_penalty or 0.0
         pair.eval()
         prompts = [as_messages(row["prompt"]) for row in rows]
-        with self._whole_policy() as policy:
+        with self._whole_policy() as policy, self.accelerator.autocast():
             replies = generate(
                 policy, self.processing_class, prompts, self.own_tools, max_new_tokens=args.response_length,
                 temperature=args.temperature, seed=seed, first=first,
@@ -376,17 +359,9 @@ class PPOTrainer(SafeCheckpoints, Trainer):
             logs["num_tokens"] = self.state.num_input_tokens_seen
         super().log(logs, start_time)
         if "loss" in logs and self._table and self.is_world_process_zero():
-            rows, self._table = [{"step": self.state.global_step, **row} for row in self._table], []
-            folder = Path(self.args.output_dir, "completions")
-            folder.mkdir(parents=True, exist_ok=True)
-            write_table(Table.from_pylist(rows), folder / f"completions_{self.state.global_step:05d}.parquet")
-            if "wandb" in self.args.report_to:
-                import wandb
-
-                cells = [
-                    [value if isinstance(value, int | float) else str(value) for value in row.values()] for row in rows
-                ]
-                wandb.log({"completions": wandb.Table(columns=list(rows[0]), data=cells)})
+            own = Path(self.args.output_dir)
+            write_completions(self._table, own, self.state.global_step, "wandb" in self.args.report_to)
+            self._table = []
 
     # -- what is saved: the policy as the model, the value model in a folder beside it
 
@@ -407,6 +382,11 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         if pair.value_model is not None:
             folder = Path(output_dir or self.args.output_dir, VALUE)
             pair.value_model.save_pretrained(folder, state_dict=parts["value_model"])
+
+    def _load_best_model(self) -> None:
+        """The Trainer's own looks for the policy's tensors in the pair, where they have other names."""
+        best = self.state.best_model_checkpoint
+        super()._load_best_model() if self.is_deepspeed_enabled else self._load_from_checkpoint(best)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: torch.nn.Module | None = None) -> None:
         folder = Path(resume_from_checkpoint)

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
 
 from crawl2chat.checkpoints import ResumeKeys
 from crawl2chat.engine import context_length
@@ -59,12 +60,30 @@ class PPOConfig(ResumeKeys, TrainingArguments):
     )
 
 
+class Leash(TrainerCallback, ExportableState):
+    """The KL coefficient as it stands; saved with the checkpoints and found again by a run that goes on, unless its
+    recipe begins with another one."""
+
+    def __init__(self, kl_coef: float):
+        self.began_with = self.kl_coef = kl_coef
+
+    def state(self) -> dict:
+        return {"args": {"kl_coef": self.began_with}, "attributes": {"kl_coef": self.kl_coef}}
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        saved = state.stateful_callbacks.get("Leash", self.state())
+        if saved["args"]["kl_coef"] == self.began_with:
+            self.kl_coef = saved["attributes"]["kl_coef"]
+
+
 def check_arguments(args: PPOConfig, rewards: Sequence[str], prompts: int) -> list[float]:
     """The rewards' weights. Refuses what could not be gone on from exactly, and sets `max_steps` to whole batches, of
     as many episodes as `total_episodes` or `num_train_epochs` times the prompts ask for, or a few more."""
     weights = args.reward_weights or [1.0] * len(rewards)
     if not rewards or len(weights) != len(rewards):
         fail(f"ppo: {len(weights)} reward_weights for {len(rewards)} rewards ({', '.join(rewards) or 'none'})")
+    if not all(map(math.isfinite, weights)):
+        fail(f"ppo: reward_weights {weights}: must be finite numbers")
     if args.n_gpu > 1:
         fail(f"ppo: {args.n_gpu} GPUs in one process; start one process each: accelerate launch")
     if not prompts:
@@ -121,6 +140,24 @@ def check_models(
             one.config.get_text_config().pad_token_id = tokenizer.pad_token_id
 
 
+def check_apart(models: dict[str, object]) -> None:
+    """No model has two parts: one is trained, another is measured by as it was."""
+    names: dict[int, str] = {}
+    for name, model in models.items():
+        if model is not None and id(model) in names:
+            fail(f"ppo: {name} is {names[id(model)]} itself, and would change with it; leave it out, or give a copy")
+        names[id(model)] = name
+
+
+def asks(row: object) -> bool:
+    """Whether a row's prompt can be replied to."""
+    prompt = row.get("prompt") if isinstance(row, dict) else None
+    if not isinstance(prompt, list):
+        return isinstance(prompt, str) and bool(prompt.strip())
+    whole = all(isinstance(turn, dict) and (turn.get("content") or turn.get("tool_calls")) for turn in prompt)
+    return bool(prompt) and whole and prompt[-1].get("role") in ("user", "tool")
+
+
 def check_prompts(
     sets: dict[str, Iterable[dict]],
     models: Sequence[PreTrainedModel],
@@ -130,6 +167,10 @@ def check_prompts(
     """Every prompt and a whole reply fit into every model's context."""
     context = min(map(context_length, models))
     for name, rows in sets.items():
+        for number, row in enumerate(rows):
+            if not asks(row):
+                fail(f"ppo: {name}: row {number} asks for no reply: `prompt` must be a text, or messages of which the "
+                     f"last is a user's or a tool's; got {str(row)[:80]!r}")  # fmt: skip
         prompts = [as_messages(row["prompt"]) for row in rows]
         found = tokenizer.apply_chat_template(prompts, add_generation_prompt=True)["input_ids"] if prompts else []
         longest = max(range(len(found)), key=lambda i: len(found[i]), default=None)

@@ -6,6 +6,7 @@ from html import escape
 SHARES = ("accuracy", "share", "precision", "recall", "stderr", "distinct_continuations")
 SHARES += ("verbatim_recall_train", "verbatim_recall_heldout", "_before", "_after", "pass_at_1_gain")
 SHARES += ("pass_at_1_first", "pass_at_1_last")
+SHARES += ("win_rate", "win_rate_low", "win_rate_high")
 
 
 def said(value: float, key: str = "") -> str:
