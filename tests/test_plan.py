@@ -67,3 +67,31 @@ def test_a_plan_of_practice_says_what_is_tried_and_paid(tmp_path, capsys):
     assert "asks    1,500 of sums (150 held out)" in shown
     assert "16 problems x 8 = 128 a step, 5,120 in all, at most 80 tokens at temperature 0.9, by the engine" in shown
     assert "1 correct; loss dapo, clipped at 0.2 and 0.2; no KL" in shown and "the run ends on empty" in shown
+
+
+def test_a_plan_of_ppo_says_what_is_learned_from_paid_and_kept_in_memory(tmp_path, capsys):
+    from ppo import RECIPE
+
+    for name in ("sft", "reward"):
+        tiny_model(tiny_tokenizer()).save_pretrained(tmp_path / name)
+    flags = ["--model_name_or_path", str(tmp_path / "sft"), "--reward_models.0", str(tmp_path / "reward")]
+    dry_run(RECIPE, "recipes/smollm2-135m-rlhf/ppo.yaml", *flags, "--total_episodes", "384")
+    shown = capsys.readouterr().out
+    assert "32 replies x 1 accumulation x 1 process = 32 replies a step" in shown and "384 episodes" in shown
+    assert "64 a batch, 2 passes x 2 minibatches = 4 steps; 6 batches = 384 replies, 24 steps; at most 48" in shown
+    assert f"1 {tmp_path / 'reward'}; 1 less without an end" in shown and "0.05 (k1), fixed" in shown
+    assert "look on" not in shown, "with LoRA neither a reference nor a reward model lies beside the two"
+    dry_run(RECIPE, "recipes/smollm2-135m-rlhf/ppo.yaml", *flags, "--use_peft", "false", "--total_episodes", "100")
+    shown = capsys.readouterr().out
+    assert "models that look on" in shown and "2 batches = 128 replies, 8 steps" in shown
+
+
+def test_a_plan_of_a_reward_model_counts_pairs_and_no_logits(tmp_path, capsys):
+    from reward import RECIPE
+
+    tiny_model(tiny_tokenizer()).save_pretrained(tmp_path / "sft")
+    (tmp_path / "preferences").mkdir()
+    flags = ["--model_name_or_path", str(tmp_path / "sft"), "--preferences", str(tmp_path / "preferences")]
+    dry_run(RECIPE, "recipes/smollm2-135m-rlhf/reward.yaml", *flags, "--output_dir", str(tmp_path / "reward"))
+    shown = capsys.readouterr().out
+    assert "20 pairs a step, x 2 x 128 tokens = at most 5,120 tokens a step" in shown and "loss 0.00 GB" in shown

@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from crawl2chat.hardware import DEVICES, PRICES_OF, Device, find_device, seconds_of_run, this_cpu
-from crawl2chat.memory import CUDA, LIBRARIES, Launch, Memory, Step, memory, plain_attention
+from crawl2chat.memory import CUDA, LIBRARIES, Launch, Memory, Step, memory, plain_attention, policy_memory
 from crawl2chat.model import build_model, count_parameters, cpu_has_bf16, fastest_attention, flops_per_token
 from crawl2chat.muon import hidden_matrices
 from crawl2chat.protocol import load_tokenizer
@@ -28,6 +28,7 @@ from crawl2chat.stage import fail
 CHINCHILLA = 20  # tokens a parameter, all counted: Hoffmann et al. 2022
 NANOCHAT = 10.5  # tokens a parameter of the hidden matrices and the head: nanochat's scaling runs of January 2026
 GPT2_VOCABULARY = 50_304  # GPT-2's 50,257 rounded up to a multiple of 64
+PROMPT = 256  # tokens of a prompt, where a recipe says how long a reply may be and not how long a prompt
 ADAM_BYTES = 28  # that AdamW's step moves a parameter, fp32: reads weight, gradient, two states; writes three of them
 
 
@@ -58,6 +59,7 @@ class Run:
     vocabulary: str = ""
     from_scratch: bool = False
     peft: bool = False
+    judges: int = 0  # reward models that PPO asks
     hint: str = ""
     known: dict[tuple[Step, Launch], Memory] = field(default_factory=dict)
 
@@ -67,9 +69,21 @@ class Run:
         return self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps * self.launch.processes
 
     @property
+    def reply(self) -> int | None:
+        """Tokens that a reply of PPO may have."""
+        return getattr(self.args, "response_length", None)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether a row is two conversations, as a reward model reads them."""
+        return hasattr(self.args, "center_rewards_coefficient")
+
+    @property
     def tokens(self) -> int | None:
-        """All steps', at most; None where the recipe counts epochs."""
-        return self.sequences * self.length * self.args.max_steps if self.length and self.args.max_steps > 0 else None
+        """All steps', at most; None where the recipe counts epochs or episodes."""
+        if not self.length or self.reply or self.args.max_steps <= 0:
+            return None
+        return self.sequences * (1 + self.pairs) * self.length * self.args.max_steps
 
     @property
     def beside(self) -> float:
@@ -87,7 +101,10 @@ class Run:
     def memory(self, step: Step, launch: Launch) -> Memory:
         """Of one process, with this run's model and another step or launch."""
         if (step, launch) not in self.known:
-            self.known[step, launch] = memory(self.model, step, launch, not self.on_cpu)
+            found = memory(self.model, step, launch, not self.on_cpu)
+            if self.reply:
+                found = policy_memory(self.model, step, launch, self.reply, self.judges)
+            self.known[step, launch] = found
         return self.known[step, launch]
 
     @property
@@ -96,7 +113,7 @@ class Run:
         args = self.args
         mixed = args.bf16 or args.fp16 or getattr(args, "mixed_precision", "no") != "no"
         return Step(
-            rows=args.per_device_train_batch_size,
+            rows=args.per_device_train_batch_size * (1 + self.pairs),
             length=self.length,
             bf16=cpu_has_bf16() if self.on_cpu else mixed,
             compiled=args.torch_compile,
@@ -104,6 +121,7 @@ class Run:
             optimizer=str(getattr(args.optim, "value", args.optim)),
             chunked_loss=self.from_scratch or args.use_liger_kernel,
             frozen=self.peft,
+            scored=self.pairs,
         )
 
 
@@ -115,6 +133,8 @@ def read_run(configs: tuple[Any, ...], args: Any, recipe: Path | None, flags: li
 
     run = Run(args, Launch.of(), for_cpu(args, recipe, flags), value("max_length"), value("datasets") or [])
     run.peft, run.hint = bool(value("use_peft")), launch_hint(recipe)
+    run.judges = len(value("reward_models") or [])
+    run.length = run.reply + PROMPT if run.reply else run.length
     unset_hf_deepspeed_config()  # under ZeRO-3 transformers would share this model out, too
     folder = value("model_name_or_path")
     if isinstance(value("model"), dict):
@@ -189,11 +209,16 @@ def batch_rows(run: Run) -> list[tuple[str, str]]:
     """Sequences and, where their longest length is known, tokens a step; steps or epochs; the learning rate."""
     args = run.args
     ranks = f"{run.launch.processes} process{'es' if run.launch.processes > 1 else ''}"
-    sums = f"{args.per_device_train_batch_size} sequences x {args.gradient_accumulation_steps} accumulation x {ranks}"
-    sums += f" = {run.sequences:,} sequences a step"
-    if run.length:
+    what = "pairs" if run.pairs else "replies" if run.reply else "sequences"
+    sums = f"{args.per_device_train_batch_size} {what} x {args.gradient_accumulation_steps} accumulation x {ranks}"
+    sums += f" = {run.sequences:,} {what} a step"
+    if run.pairs:
+        sums += f", x 2 x {run.length:,} tokens = at most {2 * run.sequences * run.length:,} tokens a step"
+    elif run.length and not run.reply:
         sums += f", x {run.length:,} tokens = at most {run.sequences * run.length:,} tokens a step"
     steps = f"{args.max_steps:,} steps" if args.max_steps > 0 else f"epochs: {args.num_train_epochs:g}"
+    if getattr(args, "total_episodes", None):
+        steps = f"{args.total_episodes:,} episodes"
     steps += f", at most {run.tokens:,} tokens" if run.tokens else ""
     schedule = getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)
     rate = f"{args.learning_rate:g}, {schedule}, warmup_steps {args.warmup_steps:g}"
@@ -240,6 +265,8 @@ def memory_text(run: Run, used: Memory) -> str:
     text += (
         f"; activations {'with' if other.checkpointing else 'without'} gradient_checkpointing {gigabytes(activations)}"
     )
+    text += f"; models that look on, in it, {gigabytes(used.looking_on)}" if used.looking_on else ""
+    text += f"; for rows of {run.length:,} tokens, {PROMPT} of them a prompt's" if run.reply else ""
     text += f"; in the host's memory {gigabytes(used.host)}" if used.host else ""
     return text + ("; LoRA's own parameters left out" if run.peft else "")
 

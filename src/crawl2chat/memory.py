@@ -12,12 +12,13 @@ GPU nothing has been measured yet.
 import copy
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
+from crawl2chat.logps import ROWS, TOKENS
 from crawl2chat.loss import CHUNK, PLAIN_HEADS
 from crawl2chat.muon import hidden_matrices
 
@@ -76,6 +77,7 @@ class Step:
     optimizer: str = "adamw_torch"
     chunked_loss: bool = True  # crawl2chat.loss; else whole logits, as transformers' own loss
     frozen: bool = False  # LoRA: the model's own weights have neither gradient nor state
+    scored: bool = False  # by one number a row: no logits
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Memory:
     activations: float
     loss: float
     host: float = 0.0
+    looking_on: float = 0.0  # models beside it that are not trained
 
     @property
     def total(self) -> float:
@@ -118,6 +121,23 @@ def memory(model: PreTrainedModel, step: Step, launch: Launch, on_gpu: bool = Tr
         weights = min(weights, gathered + (0 if launch.offload_weights else share))
     activations = activation_bytes(model.config, step, halved)
     return Memory(weights, gradients, optimizer, activations, loss_bytes(model, step, on_gpu), host)
+
+
+def policy_memory(model: PreTrainedModel, step: Step, launch: Launch, reply: int, judges: int) -> Memory:
+    """PPO's: a policy and a value model of one size are trained as one; the policy as it began (not with LoRA, which
+    is switched off instead) and `judges` reward models in fp32 look on, whole on every process. With LoRA the value
+    model's body is the first reward model's. The last `reply` of a row's tokens meet the head.
+    """
+    one = memory(model, replace(step, scored=True), launch)
+    count = sum(p.numel() for p in model.parameters())
+    halved = launch.zero_stage > 0 and step.bf16
+    looking_on = 4 * count * max(judges - step.frozen, 0) + (0 if step.frozen else (2 if halved else 4) * count)
+    # head's output, its fp32 copy, the copy over the temperature, log-probabilities; then their gradient, or what the
+    # entropy makes of them
+    tokens = reply * max(step.rows, min(ROWS, TOKENS / reply))  # of a micro-batch, or of rollouts as they are read
+    loss = tokens * model.config.vocab_size * ((2 if step.bf16 else 4) + 16)
+    twice = {part: 2 * getattr(one, part) for part in ("weights", "gradients", "optimizer", "activations", "host")}
+    return Memory(**twice, loss=loss, looking_on=looking_on)
 
 
 def state_bytes(model: PreTrainedModel, optimizer: str) -> int:
@@ -184,6 +204,8 @@ def kept_bytes(trunk: PreTrainedModel, ids: torch.Tensor, autocast: bool) -> int
 
 def loss_bytes(model: PreTrainedModel, step: Step, on_gpu: bool) -> float:
     """Bytes of the logits and what is made of them, and of the head's gradient that a chunked loss keeps."""
+    if step.scored:
+        return 0.0
     tokens, vocabulary, width = step.rows * step.length, model.config.vocab_size, 2 if step.bf16 else 4
     if not step.chunked_loss or model.config.model_type not in PLAIN_HEADS:
         # logits; their fp32 copy, its log-probabilities and the gradient of those

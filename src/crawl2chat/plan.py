@@ -1,6 +1,7 @@
 """What a recipe is about to do: the inputs it reads and whether they are there, where it writes, its sums."""
 
 import glob
+import math
 import os
 import re
 import sys
@@ -122,6 +123,29 @@ def practice_rows(configs: tuple[Any, ...], args: Any, a_step: int) -> list[tupl
     return rows + [("guards", f"the run ends on {', '.join(ours.stop_on)}" if ours.stop_on else "alarms are printed")]
 
 
+def policy_rows(configs: tuple[Any, ...], args: Any, a_step: int) -> list[tuple[str, str]]:
+    """What PPO asks, learns from, earns and minds: (name, text) each; `a_step` replies a step on this launch."""
+    (ours,) = (config for config in configs if hasattr(config, "reward_models"))
+    prompts = [(entry.train, entry.name, entry.test) for entry in ours.problems]
+    prompts += [(entry.train, entry.path, entry.test) for entry in ours.conversations]
+    asked = ", ".join(f"{train:,} of {name} ({test} held out)" for train, name, test in prompts)
+    rows = [("asks", asked + (f"; tools: {', '.join(ours.tools)}" if ours.tools else ""))]
+    a_batch, steps = a_step * args.num_mini_batches, args.num_ppo_epochs * args.num_mini_batches
+    episodes = args.total_episodes or math.ceil(args.num_train_epochs * sum(train for train, *_ in prompts))
+    batches = args.max_steps // steps if args.max_steps > 0 else math.ceil(episodes / a_batch)
+    line = f"{a_batch:,} a batch, {args.num_ppo_epochs} passes x {args.num_mini_batches} minibatches = {steps} steps; "
+    line += f"{batches:,} batches = {batches * a_batch:,} replies, {batches * steps:,} steps; at most "
+    rows += [("replies", f"{line}{args.response_length} tokens at temperature {args.temperature:g}")]
+    weights = args.reward_weights or [1.0] * len(ours.reward_models)
+    paid = [f"{weight:g} {name}" for weight, name in zip(weights, ours.reward_models, strict=False)]
+    paid += [f"{entry.weight:g} {entry.name}" for entry in ours.rewards]
+    penalty = f"; {args.missing_eos_penalty:g} less without an end" if args.missing_eos_penalty else ""
+    rows += [("reward", " + ".join(paid) + penalty)]
+    held = f"adapted to hold {args.kl_target:g} nats a reply" if args.kl_target else "fixed"
+    rows += [("leash", f"KL coefficient {args.kl_coef:g} ({args.kl_estimator}), {held}" if args.kl_coef else "none")]
+    return rows + [("guards", f"the run ends on {', '.join(ours.stop_on)}" if ours.stop_on else "alarms are printed")]
+
+
 def plan(configs: tuple[Any, ...], recipe: Path | None, flags: list[str]) -> str:
     """The text of `--dry_run`: stage, recipe, inputs, output, and the sums of a training stage."""
     rows = [("stage", Path(sys.argv[0]).stem), ("recipe", " ".join([str(recipe or "none"), *flags]))]
@@ -134,5 +158,6 @@ def plan(configs: tuple[Any, ...], recipe: Path | None, flags: list[str]) -> str
 
             run = read_run(configs, config, recipe, flags)
             rows += budget_rows(run) + [("warning", line) for line in warnings(run)]
-            rows += practice_rows(configs, config, run.sequences) if hasattr(config, "num_generations") else []
+            rows += practice_rows(configs, config, run.sequences) if hasattr(config, "max_completion_length") else []
+            rows += policy_rows(configs, config, run.sequences) if hasattr(config, "num_ppo_epochs") else []
     return "\n".join(f"{name:8}{text}" for name, text in rows)
