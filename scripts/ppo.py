@@ -23,7 +23,7 @@ from crawl2chat.model import check_weights, fast_on_cpu, load_model, quantizatio
 from crawl2chat.overoptimization import onlookers
 from crawl2chat.ppo import PPOConfig, PPOTrainer
 from crawl2chat.practice import rows_as_lines
-from crawl2chat.preferences import PromptRows, read_prompts
+from crawl2chat.preferences import PromptRows, fitting, read_prompts
 from crawl2chat.problems import TaskRows, read_problems
 from crawl2chat.protocol import load_tokenizer
 from crawl2chat.proxy_gold import curve, gold, headline, looks, measured
@@ -64,10 +64,8 @@ def main(config: PolicyConfig, training_args: PPOConfig, model_args: ModelConfig
     seed, rows = training_args.seed, {"train": [], "test": []}
     for split in rows if config.problems else ():
         rows[split] += read_problems(config.problems, split, seed, config.system)
-    for row in read_prompts([], config.conversations, seed) if config.conversations else ():
-        rows[row["split"]].append({"prompt": row["prompt"], "task": "", "answer": ""})
-    prompts, held_out = rows["train"], rows["test"]
-    if not prompts or not held_out:
+    talks = read_prompts([], config.conversations, seed) if config.conversations else []
+    if not talks and not (rows["train"] and rows["test"]):
         fail("ppo: no prompts; give the recipe `problems` or `conversations`, with train and test")
     try:
         tools = open_tools(config.tools, config.search_index)
@@ -81,6 +79,9 @@ def main(config: PolicyConfig, training_args: PPOConfig, model_args: ModelConfig
         model_args.model_name_or_path, revision=model_args.model_revision, dtype=torch.float32,
         **attention, **quantization(model_args, training_args),
     )  # fmt: skip
+    for row in fitting(talks, model, tokenizer, training_args.response_length) if talks else ():
+        rows[row["split"]].append({"prompt": row["prompt"], "task": "", "answer": ""})
+    prompts, held_out = rows["train"], rows["test"]
     reward_funcs = [load_reward_model(path, tokenizer, **attention)[0] for path in config.reward_models]
     weights = training_args.reward_weights or [1.0] * len(reward_funcs)
     if config.rewards:

@@ -101,3 +101,13 @@ def test_a_reward_model_with_two_labels_is_refused(world, tmp_path):
     tiny_tokenizer().save_pretrained(tmp_path / "two")
     with pytest.raises(SystemExit, match="has 2 labels; a reward model has 1"):
         run(world, tmp_path / "ppo", reward_models=[str(tmp_path / "two")])
+
+
+def test_a_conversations_prompt_that_does_not_fit_is_dropped_and_counted(world, tmp_path, capsys):
+    talks = tmp_path / "talks.jsonl"
+    said = ["Hello", "Who are you?", "What is 2 + 3?", "the sea " * 600, "Tell me a story"]
+    answer = {"role": "assistant", "content": "yes"}
+    talks.write_text("".join(json.dumps({"messages": [{"role": "user", "content": q}, answer]}) + "\n" for q in said))
+    keys = {"problems": [], "conversations": [{"path": str(talks), "train": 3, "test": 2}]}
+    metrics = run(world, tmp_path / "ppo", **keys)
+    assert "1 of 5 prompts dropped" in capsys.readouterr().out and metrics["prompts"] in (2, 3)
