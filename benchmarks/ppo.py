@@ -53,7 +53,8 @@ WARM = 1  # batches left out of a speed
 FEW = 2 + WARM  # batches of the shorter runs
 OF_THE_MODEL = "model_name_or_path attn_implementation".split()
 OWN = "problems reward_models samples along_the_way guards stop_on log_completions whiten_advantages".split()
-UNKNOWN_TO_TRL = "conversations system rewards tools search_index kl_target reward_weights lora_r use_peft".split()
+UNKNOWN_TO_TRL = "advantage_estimator num_generations reward_aggregation conversations system rewards tools".split()
+UNKNOWN_TO_TRL += "search_index kl_target reward_weights lora_r use_peft".split()
 CURVES = {"kl": "objective/kl", "reward": "objective/scores"}
 
 

@@ -288,9 +288,11 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         for row in ids:
             while row[-1] == pad:
                 row.pop()
+        size = self.args.local_rollout_forward_batch_size
         pair = self.accelerator.unwrap_model(self.model_wrapped)
-        with pair.value_model.disable_adapter() if judge is self.shared else nullcontext():
-            return score_ids(judge, ids, self.args.local_rollout_forward_batch_size)
+        bare = pair.value_model.disable_adapter() if judge is self.shared else nullcontext()
+        with bare, self.accelerator.autocast():
+            return score_ids(judge, ids, min(size, 32) if judge.device.type == "cpu" else size)
 
     # -- held-out prompts
 

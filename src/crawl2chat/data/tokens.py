@@ -141,9 +141,12 @@ def encode(
         print(f"tokens: {source.name}: goes on after {progress.read:,} documents, {progress.tokens:,} tokens")
     rows = read(source, progress.read)
     try:
-        with open(temporary, "r+b" if progress.read else "wb") as handle, tqdm(
-            desc=f"encode {source.name}", unit=" tokens", unit_scale=True, initial=progress.tokens, leave=False
-        ) as bar:
+        with (
+            open(temporary, "r+b" if progress.read else "wb") as handle,
+            tqdm(
+                desc=f"encode {source.name}", unit=" tokens", unit_scale=True, initial=progress.tokens, leave=False
+            ) as bar,
+        ):
             handle.truncate(progress.tokens * width)
             handle.seek(progress.tokens * width)
             while (texts := next_block(rows, progress, held_out_share)) is not None:
@@ -226,9 +229,7 @@ class PackedRows(Dataset):
         self.sources, self.weights, self.max_length, self.rows, self.seed = sources, weights, max_length, rows, seed
         for source in sources:
             if len(source.ids) < 2 * max_length:
-                fail(
-                    f"{source.name}: {len(source.ids)} tokens are fewer than two rows of {max_length}; give it more"
-                )
+                fail(f"{source.name}: {len(source.ids)} tokens are fewer than two rows of {max_length}; give it more")
         shares = np.array(weights) / sum(weights)
         # the smallest remainder rule: after n rows each source has taken shares * n, give or take one
         taken = np.zeros(len(sources), int)
