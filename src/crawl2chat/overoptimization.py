@@ -232,6 +232,7 @@ def read(path: Path) -> list[dict]:
         fail(f"overoptimization: {path}: no such file; run the stage ppo that writes it first")
     try:
         text = path.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()] if path.suffix == ".jsonl" else json.loads(text)
+        lines = [line for line in text.split("\n") if line.strip()]  # a reply may hold other separators of lines
+        return [json.loads(line) for line in lines] if path.suffix == ".jsonl" else json.loads(text)
     except ValueError as error:
         fail(f"overoptimization: {path}: not JSON ({error}); run the stage ppo that writes it again")

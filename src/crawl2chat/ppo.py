@@ -273,13 +273,13 @@ class PPOTrainer(SafeCheckpoints, Trainer):
 
     @contextmanager
     def _whole_policy(self) -> Iterator[PreTrainedModel]:
-        """The policy as `generate` needs it: under ZeRO-3, its weights gathered unless the recipe forbids it."""
+        """The policy as `generate` needs it: under ZeRO-3 gathered, or replies of unlike length would make the ranks
+        wait for each other forever."""
         plugin = self.accelerator.state.deepspeed_plugin if self.is_deepspeed_enabled else None
         if plugin is None or plugin.zero_stage < 3:
             yield self.accelerator.unwrap_model(self.model_wrapped).policy
             return
-        gather = self.args.ds3_gather_for_generation
-        with unwrap_model_for_generation(self.model_wrapped, self.accelerator, gather) as pair:
+        with unwrap_model_for_generation(self.model_wrapped, self.accelerator) as pair:
             yield pair.policy
 
     def _judge(self, judge: PreTrainedModel, replies: list[Reply]) -> list[float]:

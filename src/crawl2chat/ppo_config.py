@@ -54,7 +54,6 @@ class PPOConfig(ResumeKeys, TrainingArguments):
     gamma: float = field(default=1.0, metadata={"help": "discount of a token's later reward", "ge": 0, "le": 1})
     lam: float = field(default=0.95, metadata={"help": "lambda of the advantages", "ge": 0, "le": 1})
     log_completions: bool = field(default=False, metadata={"help": "write a table of the last batch with each log"})
-    ds3_gather_for_generation: bool = field(default=True, metadata={"help": "ZeRO-3: whole weights for rollouts"})
     ddp_find_unused_parameters: bool | None = field(
         default=False, metadata={"help": "walk the graph at every step; no step leaves a parameter out"}
     )
