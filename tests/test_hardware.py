@@ -81,7 +81,8 @@ def test_this_cpu_is_measured_and_the_precision_left_as_it_was(monkeypatch):
         return 0.5
 
     monkeypatch.setattr(hardware, "_fastest", half_a_second)
+    before = torch.get_float32_matmul_precision()
     cpu = this_cpu(bf16=False, memory=8e9)
     assert (cpu.flops, cpu.memory, cpu.dollars) == (2 * 1024**3 / 0.5, 8e9, 0.0)
     assert cpu.bandwidth == 2 * 4 * 2**23 / 0.5
-    assert torch.get_float32_matmul_precision() == "highest"
+    assert torch.get_float32_matmul_precision() == before
