@@ -146,18 +146,22 @@ def rollouts(run: Run) -> str:
     )
 
 
-def vitals(run: Run) -> str:
-    """Rewards, entropy, groups that teach nothing, seconds and alarms of GRPO; completions with what they earned."""
-    rows = history(run)
-    raised = practice_figures.alarms(rows)
-    text = "; ".join(
+def raised(rows: list[dict]) -> str:
+    """The alarms of a trainer's log rows; nothing where there was none."""
+    found = [
         f"<b>{escape(name.replace('_', ' '))}</b> at step{'s' if len(steps) > 1 else ''} "
         + ", ".join(f"{step:,}" for step in steps[:8])
         + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")
-        for name, steps in raised.items()
-    )
+        for name, steps in practice_figures.alarms(rows).items()
+    ]
+    return f'<p class="mark short">Alarms: {"; ".join(found)}.</p>' if found else ""
+
+
+def vitals(run: Run) -> str:
+    """Rewards, entropy, groups that teach nothing, seconds and alarms of GRPO; completions with what they earned."""
+    rows = history(run)
     figure = practice_figures.vitals(rows)
-    note = f'<p class="mark short">Alarms: {text}.</p>' if raised else '<p class="quiet">No alarm was raised.</p>'
+    note = raised(rows) or '<p class="quiet">No alarm was raised.</p>'
     return section(
         "How the practice went",
         "What each step of GRPO was rewarded with, how sure the model was of its next token, how many groups taught "

@@ -7,12 +7,12 @@ from math import isfinite
 
 from crawl2chat import rlhf_figures
 from crawl2chat.overoptimization import at_kl
-from crawl2chat.practice_figures import alarms, series
+from crawl2chat.practice_figures import series
 from crawl2chat.preferences import the_sum
 from crawl2chat.reward_quality import clustered, wins
 from crawl2chat.runs import Run
 from crawl2chat.web.fragments import bar, clip, said, section, table
-from crawl2chat.web.practice import asked
+from crawl2chat.web.practice import asked, raised
 
 WAYS = {"ppo": "PPO", "ppo-rloo": "RLOO", "ppo-grpo": "GRPO"}  # stages that differ in their advantages alone
 KINDS = {
@@ -43,17 +43,6 @@ def number(value: float | None, form: str = "{:.2f}") -> str:
 
 def mentions(text: str) -> bool:
     return "pelican" in text.lower()
-
-
-def raised(rows: Sequence[dict]) -> str:
-    """The alarms of a trainer's log rows, or that there was none."""
-    found = [
-        f"<b>{escape(name.replace('_', ' '))}</b> at step{'s' if len(steps) > 1 else ''} "
-        + ", ".join(f"{step:,}" for step in steps[:8])
-        + (f" and {len(steps) - 8} more" if len(steps) > 8 else "")
-        for name, steps in alarms(rows).items()
-    ]
-    return f'<p class="mark short">Alarms: {"; ".join(found)}.</p>' if found else ""
 
 
 # -- preferences
