@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import torch
 
-ROWS = 16  # of like length that go through a model together
+ROWS = 32  # of like length that go through a model together
 TOKENS = 4096  # that meet the head together: 32 rows of 1,024 and a vocabulary of 152,000 would take 100 GB
 
 
