@@ -58,8 +58,8 @@ def strings(value: object) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def test_both_families_have_the_same_stems():
-    laptop = {path.stem for path in RECIPES if path.parent == Path("recipes/laptop")}
+def test_both_families_have_the_same_stages():
+    laptop = {stage_of(path) for path in RECIPES if path.parent == Path("recipes/laptop")}
     assert {path.stem for path in RECIPES if path.parent == Path("recipes")} == laptop
     assert laptop == {*ORDER, "chat"} - set(APART)
 
@@ -97,7 +97,8 @@ def test_every_local_input_is_an_earlier_stages_output(path):
     folders |= {Path("recipes", AFTER[path.parent.name])} if path.parent.name in AFTER else set()
     for folder in folders:
         whole = stage_of(path) not in ORDER or folder != path.parent and path.parent.name in AFTER
-        before = ORDER if whole else ORDER[: ORDER.index(stage_of(path))]
+        further = path.stem != stage_of(path)  # it follows its stage's own recipe
+        before = ORDER if whole else ORDER[: ORDER.index(stage_of(path)) + further]
         before = list(dict.fromkeys(["base", *before]))
         made_by = [
             recipe for stage in before for recipe in (folder / f"{stage}.yaml", *folder.glob(f"{stage}-*.yaml"))
