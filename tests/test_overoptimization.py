@@ -253,7 +253,7 @@ def test_runs_and_the_best_of_n_come_to_one_file_of_curves(world, tmp_path, scri
     assert set(curves) == {"runs", "best_of_n", "form"} and curves["runs"][0]["label"] == "no leash"
     assert [point["step"] for point in curves["runs"][0]["points"]] == [0, 2, 4, 6, 8]
     for point in curves["runs"][0]["points"]:  # it is the very reward model that is trained on, there in bf16
-        assert point["onlooker"] == pytest.approx(point["proxy"], abs=0.02)
+        assert point["onlooker"] == pytest.approx(point["proxy"], abs=0.1)
     assert [point["n"] for point in curves["best_of_n"]["points"]] == [1, 2, 4]
     metrics = json.loads((tmp_path / "over/metrics.json").read_text())
     wanted = "ppo/gold_peak ppo/gold_last ppo/proxy_last best_of_n/gold_1 best_of_n/gold_4 prompts seconds"
