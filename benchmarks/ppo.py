@@ -197,7 +197,7 @@ def main() -> None:
     if unlike := [key for key in UNKNOWN_TO_TRL if recipe.get(key)]:
         fail(f"{options.recipe}: {unlike[0]}: TRL 1.12's PPOTrainer has nothing like it; leave it out to compare")
     if not recipe.get("whiten_advantages", True):
-        fail(f"{options.recipe}: whiten_advantages: TRL 1.12's PPOTrainer always whitens them; leave it out to compare")
+        fail(f"{options.recipe}: whiten_advantages: TRL 1.12's PPOTrainer always whitens; leave it out")
     if options.seeds < 2 or options.batches <= WARM:
         fail(f"benchmarks/ppo.py: {options.seeds} seeds, {options.batches} batches; 2 of each are the least")
     for path in (recipe["model_name_or_path"], *recipe["reward_models"]):
