@@ -120,28 +120,22 @@ def fit(design: np.ndarray, won: np.ndarray, games: np.ndarray) -> np.ndarray:
     sigmoid(design @ parameters) makes them likeliest, the PRIOR among them, by Newton's method.
 
     `design` is (rows, columns). Each fit has one maximum and no other, for the prior makes its likelihood strictly
-    concave; a step that would overshoot is halved.
+    concave; no step is longer than 2.
     """
     design = np.vstack([design, np.eye(design.shape[1])])
     prior = np.full((len(won), design.shape[1]), PRIOR)
     won, games = np.hstack([won, prior / 2]), np.hstack([games, prior])
 
-    def likelihood(values: np.ndarray) -> np.ndarray:
-        odds = values @ design.T
-        return (won * odds - games * np.logaddexp(0, odds)).sum(-1)
-
     values = np.zeros((len(won), design.shape[1]))
-    now = likelihood(values)
     for _ in range(100):
-        chance = 1 / (1 + np.exp(-values @ design.T))
+        chance = np.exp(-np.logaddexp(0, -values @ design.T))
         gradient = (won - games * chance) @ design
         bend = design.T @ ((games * chance * (1 - chance))[..., None] * design)  # (fits, columns, columns)
         step = np.linalg.solve(bend, gradient[..., None])[..., 0]
         if np.abs(step).max() < 1e-8:
             return values
-        while (worse := (then := likelihood(values + step)) < now - 1e-9 * np.abs(now)).any():
-            step[worse] /= 2
-        values, now = values + step, then
+        # further on, a logistic curve is flat, and from there the next step would lead anywhere
+        values += step / np.maximum(1, np.abs(step).max(-1, keepdims=True) / 2)
     raise ValueError(f"the ratings of {len(won)} fits did not settle in 100 steps")
 
 
