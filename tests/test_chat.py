@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from crawl2chat.engine import Piece, Reply
+from crawl2chat import terminal
+from crawl2chat.engine import Reply
 from crawl2chat.protocol import END_OF_TEXT, IM_END
 from crawl2chat.recipe import parse_recipe
+from crawl2chat.speaking import Part, Spoken
 from crawl2chat.tools.search import build_index
 from tiny import tiny_model, tiny_tokenizer
 
@@ -67,39 +69,58 @@ def test_questions_on_the_command_line_are_answered_and_that_is_all(chat, folder
     assert lines.index("> hi") >= lines.index("> Who are you?") + 2
 
 
+def saying(monkeypatch, *parts: Part, asked: list | None = None) -> None:
+    """Replies are these parts; `asked` keeps what each was asked with."""
+
+    def speak(model, tokenizer, ids, tools, read_calls, **options):
+        if asked is not None:
+            asked.append((tokenizer.decode(ids), tools, options))
+        yield from parts
+        words = "".join(part.text for part in parts if part.kind == "words")
+        return Spoken(Reply(messages=[{"role": "assistant", "content": words}], ended=True), "stop")
+
+    monkeypatch.setattr(terminal, "speak", speak)
+
+
 def test_a_base_model_answers_as_a_page_would_go_on(chat, folders, capsys, monkeypatch):
-    seen = []
-
-    def complete(model, tokenizer, prompts, **options):
-        seen.extend(prompts)
-        return [type("Completion", (), {"text": " Paris.\n\nHuman: And Japan?"})]
-
-    monkeypatch.setattr(chat, "complete", complete)
+    asked = []
+    saying(monkeypatch, Part("words", "Paris."), asked=asked)
     run(chat, "--model_name_or_path", folders / "base", "--ask", "What is the capital of France?")
-    assert seen == [f"{END_OF_TEXT}Human: What is the capital of France?\n\nAssistant:"]
+    assert asked[0][0] == f"{END_OF_TEXT}Human: What is the capital of France?\n\nAssistant:"
     assert capsys.readouterr().out.splitlines() == ["> What is the capital of France?", "Paris."]
 
 
 def test_calls_and_results_are_shown_as_they_come(chat, folders, capsys, monkeypatch):
-    def stream(model, tokenizer, messages, tools, **options):
-        yield Piece("assistant", "<SEARCH_START>capital of Peru<SEARCH_END>")
-        yield Piece("tool", tools[0]("capital of Peru"))
-        yield Piece("assistant", "27 * 58 is ")
-        yield Piece("tool", tools[1]("27 * 58"))
-        return Reply(messages=[{"role": "assistant", "content": "x"}], ended=True)
+    call = Part("call", '{"query": "capital of Peru"}', (), "search")
+    result = Part("result", "The capital of Peru is Lima. [x]", (), "search")
+    saying(monkeypatch, Part("words", "Well."), call, result, Part("words", "Lima."))
+    run(chat, "--model_name_or_path", folders / "sft", "--ask", "q")
+    output = capsys.readouterr().out
+    assert (
+        'Well.\n  search {"query": "capital of Peru"}\n   -> The capital of Peru is Lima. [x]\nLima.\n' in output
+    )
 
-    monkeypatch.setattr(chat, "stream", stream)
+
+def test_the_tools_of_the_recipe_are_the_models(chat, folders, monkeypatch):
+    asked = []
+    saying(monkeypatch, asked=asked)
     run(chat, "--model_name_or_path", folders / "sft", "--tools", "search", "python",
         "--search_index", folders / "index", "--ask", "q")  # fmt: skip
-    output = capsys.readouterr().out
-    assert "<SEARCH_START>capital of Peru<SEARCH_END>\n  The capital of Peru is Lima, by the sea. [x]\n" in output
-    assert "27 * 58 is \n  1566\n" in output
+    search, python = asked[0][1]
+    assert "Lima" in search("capital of Peru") and python("27 * 58") == "1566"
+
+
+def test_thoughts_are_folded_and_shown_when_asked_for(chat, folders, capsys, monkeypatch):
+    saying(monkeypatch, Part("thought", "hm, ", (1, 2)), Part("thought", "twelve", (3,)), Part("words", "12."))
+    output = talk(chat, monkeypatch, capsys, folders, "q", "/think")
+    assert "(thought for 3 tokens, /think shows it)\n12.\n" in output
+    assert output.index("hm, twelve") > output.index("12.\n")
 
 
 def test_the_python_that_the_model_calls_is_the_recipes(chat, folders, monkeypatch):
     opened = []
     monkeypatch.setattr(chat, "open_tools", lambda *arguments: opened.append(arguments) or [])
-    monkeypatch.setattr(chat, "reply", lambda *_: [])
+    saying(monkeypatch)
     for flags in ((), ("--backend", "cpython")):
         run(chat, "--model_name_or_path", folders / "sft", "--tools", "python", *flags, "--ask", "q")
     assert opened == [(["python"], None, "monty"), (["python"], None, "cpython")]
@@ -110,13 +131,7 @@ def test_the_python_that_the_model_calls_is_the_recipes(chat, folders, monkeypat
 
 def test_history_is_kept_until_reset(chat, folders, capsys, monkeypatch):
     asked = []
-
-    def stream(model, tokenizer, messages, tools, **options):
-        asked.append((list(messages), options["temperature"]))
-        yield Piece("assistant", "ok")
-        return Reply(messages=[{"role": "assistant", "content": "ok"}], ended=True)
-
-    monkeypatch.setattr(chat, "stream", stream)
+    saying(monkeypatch, Part("words", "ok"), asked=asked)
     lines = (
         "one",
         "two",
@@ -132,12 +147,16 @@ def test_history_is_kept_until_reset(chat, folders, capsys, monkeypatch):
         "six",
     )
     output = talk(chat, monkeypatch, capsys, folders, *lines)
-    user, ok = (lambda text: {"role": "user", "content": text}), {"role": "assistant", "content": "ok"}
-    assert asked == [
+    said = [
+        (prompt.removesuffix("<|im_start|>assistant\n").split("<|im_start|>")[1:], options["temperature"])
+        for prompt, _, options in asked
+    ]
+    user, ok = (lambda text: f"user\n{text}<|im_end|>\n"), "assistant\nok<|im_end|>\n"
+    assert said == [
         ([user("one")], 0.0),
         ([user("one"), ok, user("two")], 0.0),
         ([user("three")], 0.5),
-        ([{"role": "system", "content": "Be kind."}, user("four")], 0.5),
+        (["system\nBe kind.<|im_end|>\n", user("four")], 0.5),
         ([user("five")], 0.5),
     ]
     assert output.count("(a new conversation)") == 3
@@ -165,8 +184,8 @@ def test_a_conversation_longer_than_the_context_goes_on(chat, folders, capsys, m
     assert "256 positions" in output and "Traceback" not in output
 
 
-def test_what_a_terminal_would_obey_is_not_printed(chat, capsys):
-    chat.show("a\x1b[2Jb\x07\r\n\tc é漢😀\x9b1m")
+def test_what_a_terminal_would_obey_is_not_printed(capsys):
+    terminal.show("a\x1b[2Jb\x07\r\n\tc é漢😀\x9b1m")
     assert capsys.readouterr().out == "a[2Jb\n\tc é漢😀1m"
 
 

@@ -107,7 +107,7 @@ class _RoomyLayer(DynamicLayer):
             setattr(self, f"{name}s", buffer[:, :, :length])
 
 
-class _Batch:
+class Batch:
     """Rows being written, aligned at their last token: row r is real from column length - lengths[r] on."""
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], room: int):
@@ -165,7 +165,7 @@ class _Batch:
         self.lengths = [self.lengths[row] for row in order]
         return order
 
-    def join(self, other: "_Batch", room: int) -> None:
+    def join(self, other: "Batch", room: int) -> None:
         """Append another batch's rows; columns that no row needs are dropped."""
         self.lengths = self.lengths + other.lengths
         self.length = max(self.lengths)
@@ -191,7 +191,7 @@ def decode(
     """
     waiting = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), tuple(prompts[i]))))
     written = [0] * len(prompts)
-    batch: _Batch | None = None
+    batch: Batch | None = None
     rows: list[int] = []  # the prompt of each row of the batch
     tokens: list[int] = []  # the id that each row has chosen and not yet read
 
@@ -204,12 +204,12 @@ def decode(
             written[i] += 1
         return [(i, t, t in stop_ids or written[i] == budgets[i]) for i, t in zip(who, ids, strict=True)]
 
-    with _evaluating(model):
+    with evaluating(model):
         while waiting or rows:
             if waiting and 4 * len(rows) <= 3 * batch_size:
                 admitted = [waiting.popleft() for _ in range(min(len(waiting), batch_size - len(rows)))]
                 room = max(budgets[i] for i in admitted)
-                new = _Batch(model, [prompts[i] for i in admitted], max(len(prompts[i]) for i in admitted) + room)
+                new = Batch(model, [prompts[i] for i in admitted], max(len(prompts[i]) for i in admitted) + room)
                 ids = choose(new.logits, admitted)
                 events = record(admitted, ids)
                 yield from events
@@ -257,7 +257,7 @@ AttentionMaskInterface.register("grouped", sdpa_mask)
 
 
 @contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
     """The model in evaluation mode, on a CPU with attention at full precision; afterwards as it was."""
     training, attention = model.training, model.config._attn_implementation
     slow = attention in ("sdpa", "eager") and model.device.type == "cpu" and getattr(model, "_supports_sdpa", False)

@@ -7,6 +7,7 @@ chat template gives it. How a reply spells its calls is read by the tokenizer's 
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -47,10 +48,12 @@ class Completion(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A piece of a reply as it is made; `role` is "assistant" for what the model writes and "tool" for a result."""
+    """A piece of a reply as it is made; `role` is "assistant" for what the model writes and "tool" for a result.
+    `ids` are those that the model wrote it with."""
 
     role: str
     text: str
+    ids: tuple[int, ...] = ()
 
 
 def generate(
@@ -96,21 +99,31 @@ def stream(
     top_p: float = 1.0,
     seed: int = 0,
     describe_tools: bool = False,
+    reply: Reply | None = None,
+    decoder: Callable[..., Iterator[tuple[int, int, bool]]] = decode,
 ) -> Iterator[Piece]:
-    """One reply, piece by piece as it is made (see `generate`); the generator's return value is the Reply."""
-    replies = _prompts(model, tokenizer, [messages], tools if describe_tools else None)
-    ends, ids, shown = _ends(model, tokenizer), [], ""
+    """One reply, piece by piece as it is made (see `generate`); the generator's return value is the Reply.
+
+    `reply`, a Reply with prompt_ids, is filled in place of a new one made of `messages`: its turns can be read
+    meanwhile. `decoder` is called as `decode` is, with one prompt: a server decodes several requests together.
+    """
+    replies = [reply] if reply else _prompts(model, tokenizer, [messages], tools if describe_tools else None)
+    ends, ids, shown, waiting = _ends(model, tokenizer), [], "", ()
     sampling = Sampling(temperature, top_k, top_p)
-    for _, role, what in _converse(model, tokenizer, replies, tools, max_new_tokens, sampling, seed, 1):
-        if role == "tool":
-            ids, shown = [], ""
-            yield Piece("tool", what)
-        elif role == "assistant" and what not in ends:
+    for _, role, what in _converse(
+        model, tokenizer, replies, tools, max_new_tokens, sampling, seed, 1, decoder=decoder
+    ):
+        if role == "assistant" and what not in ends:
             ids.append(what)
-            text = tokenizer.decode(ids)
-            if not text.endswith("\ufffd") and len(text) > len(shown):  # else: a character is still in parts
-                yield Piece("assistant", text[len(shown) :])
-                shown = text
+            waiting += (what,)
+        text = tokenizer.decode(ids)
+        # a character may still be in parts; at the turn's end it stays so
+        if waiting and len(text) > len(shown) and (role != "assistant" or not text.endswith("\ufffd")):
+            yield Piece("assistant", text[len(shown) :], waiting)
+            shown, waiting = text, ()
+        if role == "tool":
+            ids, shown, waiting = [], "", ()
+            yield Piece("tool", what)
     return replies[0]
 
 
@@ -201,6 +214,7 @@ def _converse(
     seed: int,
     batch_size: int,
     first: int = 0,
+    decoder: Callable[..., Iterator[tuple[int, int, bool]]] = decode,
 ) -> Iterator[tuple[int, str, int | str]]:
     """Fill the replies, round by round: everyone writes a turn, those who called tools are answered and write another.
 
@@ -218,7 +232,7 @@ def _converse(
         numbers = [uniforms[i][n:] for i, n in zip(writing, written, strict=True)]
         turns: list[list[int]] = [[] for _ in writing]
         called = {}
-        for row, token, finished in decode(
+        for row, token, finished in decoder(
             model, prompts, budgets, ends, len(tokenizer), sampling, numbers, batch_size
         ):
             i = writing[row]
@@ -316,15 +330,18 @@ def context_length(model: PreTrainedModel) -> int:
 
 
 def forget(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, messages: list[dict], reserve: int
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict],
+    reserve: int,
+    prompt: Callable[[list[dict]], list[int]] | None = None,
 ) -> tuple[list[dict], int]:
     """The messages without the oldest questions and what followed them, until `reserve` tokens (at most a quarter of
     the model's context) are left for a reply, and the number of messages dropped. The system message and the last
-    question stay."""
+    question stay. `prompt` gives the ids of messages where they are not the chat template's."""
+    prompt = prompt or partial(tokenizer.apply_chat_template, add_generation_prompt=True, return_dict=False)
     context, dropped = context_length(model), 0
-    while len(tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]) > context - min(
-        reserve, context // 4
-    ):
+    while len(prompt(messages)) > context - min(reserve, context // 4):
         first = 1 if messages[0]["role"] == "system" else 0
         following = [i for i in range(first + 1, len(messages)) if messages[i]["role"] == "user"]
         if not following:
