@@ -116,7 +116,7 @@ def test_a_run_that_practised_has_every_section(run):
         "Many tries at one problem",
         "How the practice went",
     ]
-    assert html.count("<picture>") == 4
+    assert html.count('class="fig"') == 3 + 1 + 2 + 6
 
 
 def test_a_run_without_practice_has_no_section(tmp_path):
@@ -208,28 +208,29 @@ def drawn(monkeypatch) -> list:
 def test_words_of_strategy_have_a_panel_only_where_some_are_used(monkeypatch):
     figures = drawn(monkeypatch)
     practice_figures.discovered(curve())
-    assert len(figures[0].axes) == 3
+    assert len(figures) == 3
     rows = [{**row, "strategies": {"wait": row["step"] / 50, "check": 0.0}} for row in curve()]
     practice_figures.discovered(rows)
-    last = figures[2].axes[-1]
-    assert len(figures[2].axes) == 4 and [line.get_label() for line in last.lines] == ["wait"]
+    last = figures[-1].axes[-1]
+    assert len(figures) == 7 and [line.get_label() for line in last.lines] == ["wait"]
 
 
 def test_what_is_logged_has_a_panel_and_alarms_go_through_all_of_them(monkeypatch):
     figures = drawn(monkeypatch)
     practice_figures.vitals(log())
-    titles = [axes.get_title("left") for axes in figures[0].axes]
+    several = [figure.axes[0] for figure in figures]
+    titles = [axes.get_title("left") for axes in several]
     assert len(titles) == 6 and titles[0] == "rewards, mean of a step" and titles[-1] == "seconds a step"
-    dashed = [[line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in figures[0].axes]
+    dashed = [[line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"] for axes in several]
     assert dashed == [[60, 65]] * 6
-    labels = figures[0].axes[-1].get_legend_handles_labels()[1]
+    labels = several[-1].get_legend_handles_labels()[1]
     assert [label.split()[0] for label in labels] == ["rollout", "reward", "update"]
 
 
 def test_a_measure_that_a_run_lacks_has_no_panel(monkeypatch):
     figures = drawn(monkeypatch)
     practice_figures.discovered([{**row, "worked": None, "greedy": None} for row in curve()])
-    assert [axes.get_title("left") for axes in figures[0].axes] == [
+    assert [figure.axes[0].get_title("left") for figure in figures] == [
         "right answers to held-out problems",
         "length of a reply, tokens",
     ]

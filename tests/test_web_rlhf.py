@@ -147,7 +147,7 @@ def part(html: str, title: str) -> str:
 def test_a_run_with_every_stage_has_every_section(run):
     html = rlhf(run)
     assert titles(html) == TITLES
-    assert html.count("<picture>") == html.count('media="(prefers-color-scheme: dark)"') == 5
+    assert html.count('class="fig"') == 2 + 3 + 1 + 2 + 2
 
 
 def test_a_run_without_rlhf_has_no_section(tmp_path):
@@ -171,7 +171,7 @@ def test_metrics_alone_are_enough(run):
         if path.is_file() and path.name != "metrics.json":
             path.unlink()
     html = rlhf(run)
-    assert titles(html) == TITLES[:3] and "<picture>" not in html
+    assert titles(html) == TITLES[:3] and "<svg" not in html
 
 
 def test_the_report_shows_rlhf_after_practice_and_a_number_for_each_stage(tmp_path):
@@ -213,7 +213,7 @@ def test_the_reward_models_places_stand_beside_the_labelers(run):
 def test_accuracy_by_distance_is_counted_from_the_pairs(run, figures):
     rlhf(run)
     bars = [patch.get_height() for patch in figures[0].axes[0].patches]
-    assert bars == [0.75, 1, 1, 1] and len(figures[0].axes) == 2
+    assert bars == [0.75, 1, 1, 1] and figures[1].axes[0].get_title("left") == "how often right, by how sure it is"
 
 
 def test_degenerate_texts_have_their_scores(run):
@@ -264,10 +264,9 @@ def test_one_way_alone_is_compared_with_nothing(tmp_path):
 
 def test_turning_points_and_where_the_stop_rule_stopped_are_marked(run, figures):
     text = shown(part(rlhf(run), "Over-optimization"))
-    drawn = next(figure for figure in figures if "no <leash>" in str(figure.legends and figure.legends[0].texts))
-    proxy, gold = drawn.axes
-    marks = [line.get_marker() for line in gold.lines]
-    assert marks.count("D") == marks.count("X") == 1 and "D" not in [line.get_marker() for line in proxy.lines][:-2]
+    proxy, gold = ([line.get_marker() for line in figure.axes[0].lines] for figure in figures[-4:-2])
+    assert gold.count("D") == gold.count("X") == 1 and "D" not in proxy
+    assert "no &lt;leash&gt;" in text and "◆ gold turns ✖ the stop rule ends it" in text
     assert "then the gold reward, which the proxy stands for, falls" in text
     assert (
         "alarms: drift at step 140. The stop rule would end it at step 140: drift (the &lt;proxy&gt; rose" in text

@@ -1,193 +1,234 @@
-"""Figures of the report, drawn by matplotlib twice, for a light and for a dark page, and embedded as SVG."""
+"""Figures of the report: drawn by matplotlib once, embedded as SVG whose colours are the page's CSS variables."""
 
-import base64
 import io
+import re
 from collections.abc import Callable, Sequence
 from html import escape
+from math import isfinite
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-SERIES = {
-    "light": ["#0f766e", "#d97706", "#2563eb", "#be185d", "#7c3aed", "#65a30d", "#0891b2", "#b45309"],
-    "dark": ["#2dd4bf", "#fbbf24", "#60a5fa", "#f472b6", "#a78bfa", "#a3e635", "#22d3ee", "#fb923c"],
-}
-INK = {"light": ("#1f2933", "#6b7280", "#d8dce2"), "dark": ("#e8eaed", "#9aa3af", "#3b424d")}  # text, quiet, grid
+from crawl2chat.web.fragments import bar, spoken
+
+# each colour on a light page (what matplotlib draws with) and on a dark one; ink, quiet and line are report.css's
+SERIES = [
+    ("#0f766e", "#2dd4bf"),
+    ("#b45309", "#fbbf24"),
+    ("#2563eb", "#7db2ff"),
+    ("#be185d", "#f472b6"),
+    ("#7c3aed", "#b9a2ff"),
+    ("#4d7c0f", "#a3e635"),
+    ("#0e7490", "#22d3ee"),
+    ("#57534e", "#d6d3d1"),
+]
+TEXT, QUIET, GRID = "#1f2933", "#5d6673", "#e4e0d8"
+VARIABLES = {TEXT: "ink", QUIET: "quiet", GRID: "line"} | {light: f"c{i}" for i, (light, _) in enumerate(SERIES, 1)}
+STYLE = (
+    f":root {{ {' '.join(f'--c{i}: {light};' for i, (light, _) in enumerate(SERIES, 1))} }}\n"
+    "@media screen and (prefers-color-scheme: dark) "
+    f"{{ :root {{ {' '.join(f'--c{i}: {dark};' for i, (_, dark) in enumerate(SERIES, 1))} }} }}\n"
+)
 
 
 class Ink:
-    """The colours of one page: `text`, `quiet`, `grid` and a list of `series`."""
+    """The colours of a light page: `text`, `quiet`, `grid` and a list of `series`; a CSS variable each in a report."""
 
-    def __init__(self, scheme: str):
-        self.text, self.quiet, self.grid = INK[scheme]
-        self.series = SERIES[scheme]
+    text, quiet, grid = TEXT, QUIET, GRID
+    series = [light for light, _ in SERIES]
+
+    def __init__(self, scheme: str = "light"):
+        assert scheme == "light", "a dark page gives the variables other values"
+
+
+LOOK = {
+    **dict.fromkeys(("text.color", "axes.labelcolor"), TEXT),
+    **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor"), QUIET),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon", "text.parse_math"), False),
+    **{"grid.color": GRID, "axes.axisbelow": True, "axes.titlelocation": "left", "axes.titlesize": 10.5},
+    **{"lines.linewidth": 1.8, "axes.prop_cycle": matplotlib.cycler(color=Ink.series), "font.size": 10},
+    "svg.fonttype": "none",  # words stay words: found, read aloud, and as large as the reader wants them
+}
 
 
 def picture(draw: Callable[[Figure, Ink], None], width: float, height: float, alt: str) -> str:
-    """HTML of a figure of `width` x `height` inches that follows the reader's colour scheme."""
-    uris = {}
-    for scheme in ("light", "dark"):
-        ink = Ink(scheme)
-        style = {
-            **dict.fromkeys(("text.color", "axes.labelcolor"), ink.text),
-            **dict.fromkeys(("xtick.color", "ytick.color", "axes.edgecolor"), ink.quiet),
-            **dict.fromkeys(("axes.spines.top", "axes.spines.right", "legend.frameon"), False),
-            **{
-                "grid.color": ink.grid,
-                "axes.axisbelow": True,
-                "axes.titlelocation": "left",
-                "axes.titlesize": 11,
-                "lines.linewidth": 1.8,
-            },
-            **{"axes.prop_cycle": matplotlib.cycler(color=ink.series), "svg.hashsalt": "report", "font.size": 10},
-        }
-        with matplotlib.rc_context(style):
-            figure = Figure(figsize=(width, height), layout="constrained")
-            draw(figure, ink)
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        uris[scheme] = "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
+    """HTML of a figure of `width` x `height` inches, or narrower where the page is; in the reader's colour scheme."""
+    with matplotlib.rc_context({**LOOK, "svg.hashsalt": alt}):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure, Ink())
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
     return (
-        f'<picture><source srcset="{uris["dark"]}" media="(prefers-color-scheme: dark)">'
-        f'<img src="{uris["light"]}" alt="{escape(alt)}"></picture>'
+        f'<div class="fig" role="img" aria-label="{escape(alt)}" style="max-width:{7.5 * width:.0f}rem">'
+        f"{inline(buffer.getvalue().decode('utf-8'))}</div>"
     )
+
+
+def inline(svg: str) -> str:
+    """matplotlib's SVG as part of a page: its colours as variables, without what repeats or names an address."""
+    svg = svg[svg.index("<svg") :]
+    for pattern in (
+        r"<metadata>.*?</metadata>",
+        r"<style.*?</style>",
+        r' xmlns(:xlink)?="[^"]*"',
+        r' version="[^"]*"',
+    ):
+        svg = re.sub(pattern, "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
+    used = set(re.findall(r'#([\w.-]+)["\')]', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", svg)
+    svg = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", svg)
+    svg = re.sub(r' transform="rotate\(-?0 [^"]*"', "", svg).replace("xlink:href", "href")
+    for colour, name in VARIABLES.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    svg = re.sub(r"<[^<>]*>", lambda tag: re.sub(r"(\.\d\d)\d+", r"\1", tag[0]), svg)  # points, not words
+    return re.sub(r">\s+<", "><", re.sub(r"\s*\n\s*", " ", svg))
+
+
+def panels(*figures: str) -> str:
+    """Figures side by side, below each other where there is no room."""
+    shown = [figure for figure in figures if figure]
+    return f'<div class="panels">{"".join(shown)}</div>' if len(shown) > 1 else "".join(shown)
 
 
 def funnel(steps: Sequence[tuple[str, int, int]]) -> str:
     """Documents that pass each step, as a funnel; `steps` are (name, documents in, documents out) in order."""
+    most, rows = max((after for _, _, after in steps), default=0) or 1, []
+    for i, (name, before, after) in enumerate(steps):
+        low = steps[i + 1][2] if i + 1 < len(steps) else after
+        edges = [50 + sign * 50 * count / most for sign, count in ((-1, after), (1, after), (1, low), (-1, low))]
+        shape = ", ".join(f"{x:.1f}% {y}" for x, y in zip(edges, ("0", "0", "100%", "100%"), strict=True))
+        gone = f" <small>−{before - after:,}</small>" if before > after else ""
+        rows.append(
+            f"<div><span>{spoken(name)}</span><i style='clip-path: polygon({shape})'></i>"
+            f"<span>{after:,}{gone}</span></div>"
+        )
+    return f'<div class="funnel">{"".join(rows)}</div>'
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        axes = figure.subplots()
-        axes.axis("off")
-        most = max(steps[0][1], 1)
-        edges = []
-        for y, (name, before, after) in enumerate(steps):
-            axes.barh(y, after, left=-after / 2, height=0.62, color=ink.series[0])
-            axes.text(-0.54 * most, y, name.replace("_", " "), ha="right", va="center")
-            label = f"{after:,}" + (f"   −{before - after:,}" if before > after else "")
-            axes.text(0.54 * most, y, label, ha="left", va="center", color=ink.text if before > after else ink.quiet)
-            edges += [(y - 0.31, after / 2), (y + 0.31, after / 2)]
-        heights, halves = zip(*edges, strict=True)
-        axes.fill_betweenx(heights, [-half for half in halves], halves, color=ink.series[0], alpha=0.22, linewidth=0)
-        axes.set(xlim=(-0.9 * most, 0.85 * most), ylim=(len(steps) - 0.5, -0.5))
 
-    return picture(draw, 8, 0.42 * len(steps) + 0.2, "documents left after each step of the funnel")
+def bars(rows: Sequence[tuple[str, float]]) -> str:
+    """Horizontal bars, the first row on top, each with its value at its end."""
+    most = max((value for _, value in rows), default=0) or 1
+    lines = [bar(name.replace("_", " "), value / most, f"{value:,.0f}") for name, value in rows]
+    return f'<div class="bars">{"".join(lines)}</div>'
+
+
+def finite(points: Sequence[tuple[float, ...]]) -> list[tuple[float, ...]]:
+    """The points all of whose numbers are numbers."""
+    return [point for point in points if all(isinstance(x, int | float) and isfinite(x) for x in point)]
+
+
+def names_at_ends(axes: Axes, ends: Sequence[tuple[float, float, str, str]], height: float) -> None:
+    """(x, y, words, colour) of the curves' last points, with the words moved apart where they would overlap.
+
+    `height` is that of the axes in points, about.
+    """
+    low, high = axes.get_ylim()
+    place, below = -1e9, []
+    for x, y, words, colour in sorted(ends, key=lambda end: end[1]):
+        place = max(place + 11.5, (y - low) / ((high - low) or 1) * height)
+        below.append((x, y, words, colour, place))
+    over = max(place - height, 0)  # the topmost went past the top: all of a heap move down together
+    for x, y, words, colour, at in below:
+        away = at - over * (at / max(place, 1)) - (y - low) / ((high - low) or 1) * height
+        axes.annotate(words, (x, y), (6, away), textcoords="offset points", color=colour, va="center", fontsize=9)
 
 
 Panel = tuple[str, dict[str, list[tuple[float, float]]], float | None]
 
 
-def curves(panels: Sequence[Panel]) -> str:
+def curves(several: Sequence[Panel], across: str = "step") -> str:
     """Panels side by side: a title, curves of (step, value) by name, and a target drawn as a dashed line, or None."""
+    return panels(*(curve(*panel, across) for panel in several))
+
+
+def curve(title: str, lines: dict[str, list[tuple[float, float]]], target: float | None, across: str) -> str:
+    """One panel of `curves`; every curve is named at its end. Nothing where no point is a number."""
+    lines = {name: finite(points) for name, points in lines.items()}
+    lines = {name: points for name, points in lines.items() if points}
+    if not lines:
+        return ""
+    height = 2.5 if len(lines) < 6 else 3.1
 
     def draw(figure: Figure, ink: Ink) -> None:
-        for axes, (title, lines, target) in zip(
-            figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True
-        ):
-            for name, points in lines.items():
-                steps, values = zip(*points, strict=True)
-                (line,) = axes.plot(steps, values, "o-" if len(points) < 25 else "-", markersize=3.5, label=name)
-                place = {"xytext": (5, 0), "textcoords": "offset points", "va": "center"}
-                axes.annotate(
-                    f"{values[-1]:.2f}", (steps[-1], values[-1]), color=line.get_color(), fontsize=9, **place
-                )
-            if target is not None:
-                axes.axhline(target, color=ink.quiet, linewidth=1, linestyle="--", label=f"target {target:g}")
-            axes.grid(axis="y")
-            axes.margins(x=0.1)
-            axes.set_title(title)
-            axes.set_xlabel("step")
-            if len(lines) > 1 or target is not None:
-                axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=4)
+        axes, last = figure.subplots(), []
+        for (name, points), colour in zip(lines.items(), ink.series * 8, strict=False):
+            axes.plot(*zip(*points, strict=True), "o-" if len(points) < 25 else "-", markersize=3.5, color=colour)
+            words = f"{points[-1][1]:.2f}" + (f" {name}" if len(lines) > 1 else "")
+            last.append((*points[-1], words, colour))
+        if target is not None:
+            axes.axhline(target, color=ink.quiet, linewidth=1, linestyle="--")
+            low = min(x for points in lines.values() for x, _ in points)
+            place = {"textcoords": "offset points", "fontsize": 8.5, "color": ink.quiet}
+            axes.annotate(f"target {target:g}", (low, target), (0, 3), **place)
+        axes.grid(axis="y")
+        axes.margins(x=0.04)
+        names_at_ends(axes, last, 72 * (height - 0.75))
+        axes.set_title(title)
+        axes.set_xlabel(across)
 
-    return picture(draw, 4.3 * len(panels), 3.1, ", ".join(title for title, _, _ in panels))
+    return picture(draw, 4.3, height, f"{title}: {', '.join(lines)}, over {across}")
 
 
 def against(across: str, up: str, lines: dict[str, list[tuple[float, float]]], powers: bool = False) -> str:
     """Curves of (x, share) by name; with `powers` the x axis is logarithmic, with its zero at the left end."""
+    lines = {name: finite(points) for name, points in lines.items()}
+    if not any(lines.values()):
+        return ""
 
     def draw(figure: Figure, ink: Ink) -> None:
         axes = figure.subplots()
         for name, points in lines.items():
-            axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", markersize=4, label=name)
         ticks = sorted({x for points in lines.values() for x, _ in points})
         if powers:
             axes.set_xscale("symlog", linthresh=1, base=4)
         axes.set_xticks(ticks, [f"{x:g}" for x in ticks], minor=False)
         axes.minorticks_off()
         axes.grid(axis="y")
-        axes.set(xlabel=across, ylabel=up, ylim=(-0.03, 1.05))
-        axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+        axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
+        axes.set(xlabel=across, ylim=(-0.03, 1.05))
+        axes.set_title(up)
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
 
-    return picture(draw, 6, 3.1, f"{', '.join(lines)} against {across}")
-
-
-def bars(rows: Sequence[tuple[str, float]], alt: str) -> str:
-    """Horizontal bars, the first row on top, each with its value at its end."""
-
-    def draw(figure: Figure, ink: Ink) -> None:
-        axes = figure.subplots()
-        names, values = zip(*rows, strict=True)
-        drawn = axes.barh(range(len(rows)), values, color=ink.series[0], height=0.66)
-        axes.bar_label(drawn, [f"{value:,.0f}" for value in values], padding=4, color=ink.text, fontsize=9)
-        axes.set_yticks(range(len(rows)), [name.replace("_", " ") for name in names], color=ink.text)
-        axes.tick_params(length=0)
-        axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1.15 * max(*values, 1e-9)), xticks=[])
-        for side in ("bottom", "left"):
-            axes.spines[side].set_visible(False)
-
-    return picture(draw, 7, 0.3 * len(rows) + 0.25, alt)
+    return picture(draw, 4.6, 3.0, f"{', '.join(lines)} against {across}")
 
 
-# Okabe and Ito's colours, told apart by people who see no red or no green: blues are as it should be, oranges are not
-JUDGED = {
-    "light": {"right": "#0072b2", "rightly_refused": "#7cc4ee", "wrongly_refused": "#f2bd4a", "wrong": "#d55e00"},
-    "dark": {"right": "#3d9fdc", "rightly_refused": "#a9d8f5", "wrongly_refused": "#f2c766", "wrong": "#ee7c2b"},
-}
+# blues are as it should be, oranges are not (Okabe and Ito's colours, told apart by people who see no red or no green)
+JUDGED = ("right", "rightly_refused", "wrongly_refused", "wrong")
 
 
 def four_cells(groups: dict[str, dict[str, dict[str, int]]]) -> str:
     """Stacked bars of shares: {group: {when: {right, rightly_refused, wrongly_refused, wrong: replies}}}."""
-    rows = [(group, when, counts) for group, times in groups.items() for when, counts in times.items()]
-
-    def draw(figure: Figure, ink: Ink) -> None:
-        axes, colours = figure.subplots(), JUDGED["light" if ink.text == INK["light"][0] else "dark"]
-        places, labels = [], []
-        for i, (group, when, counts) in enumerate(rows):
-            y = i + 0.45 * list(groups).index(group)
-            total, left = max(sum(counts.values()), 1), 0.0
-            for name, colour in colours.items():
-                share = counts[name] / total
-                axes.barh(y, share, left=left, height=0.84, color=colour, label=name if i == 0 else None)
-                if share >= 0.045:
-                    dark = name in ("right", "wrong") and colours is JUDGED["light"]
-                    text = {"color": "#ffffff" if dark else "#15202b", "fontsize": 9, "ha": "center", "va": "center"}
-                    axes.text(left + share / 2, y, f"{100 * share:.0f} %", **text)
-                left += share
-            places.append(y)
-            labels.append(f"{group}, {when}")
-            axes.text(1.012, y, f"{sum(counts.values()):,} asked", va="center", fontsize=9, color=ink.quiet)
-        axes.set_yticks(places, labels, color=ink.text)
-        axes.tick_params(length=0)
-        axes.set(xlim=(0, 1), ylim=(places[-1] + 0.55, -0.55), xticks=[])
-        for side in ("bottom", "left"):
-            axes.spines[side].set_visible(False)
-        names = [name.replace("_", " ") for name in colours]
-        handles = [axes.patches[0].__class__((0, 0), 1, 1, color=colour) for colour in colours.values()]
-        axes.legend(handles, names, fontsize=9, loc="lower left", bbox_to_anchor=(0, 1.0), ncols=4, borderaxespad=0.2)
-
-    alt = "shares of right, wrong, rightly and wrongly refused replies before and after finetuning"
-    return picture(draw, 8, 0.34 * len(rows) + 0.16 * len(groups) + 0.55, alt)
+    keys = "".join(f'<span><i class="{name}"></i>{spoken(name)}</span>' for name in JUDGED)
+    rows = []
+    for group, times in groups.items():
+        for when, counts in times.items():
+            total = sum(counts[name] for name in JUDGED)
+            parts = [(name, 100 * counts[name] / max(total, 1)) for name in JUDGED if counts[name]]
+            shares = ", ".join(f"{share:.0f} % {name.replace('_', ' ')}" for name, share in parts)
+            stack = "".join(
+                f'<i class="{name}" style="width:{share:.2f}%">{f"{share:.0f}&nbsp;%" if share >= 7 else ""}</i>'
+                for name, share in parts
+            )
+            stack = f'<span class="stack" role="img" aria-label="{shares}">{stack}</span>'
+            rows.append(
+                f"<div><span>{escape(group)}, {escape(when)}</span>{stack}<small>{total:,} asked</small></div>"
+            )
+    return f'<div class="stacks"><p class="keys">{keys}</p>{"".join(rows)}</div>'
 
 
 Curve = tuple[str, list[tuple[float, float, float]], bool]  # name, (times, share, standard error), a thin line
 
 
-def by_times(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
+def by_times(several: Sequence[tuple[str, Sequence[Curve]]]) -> str:
     """Panels of shares against how often something was read: powers of four, with the zero at the left end."""
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        for axes, (title, lines) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+    def drawn(title: str, lines: Sequence[Curve]) -> str:
+        def draw(figure: Figure, ink: Ink) -> None:
+            axes = figure.subplots()
             for name, points, thin in lines:
                 times, shares, errors = zip(*points, strict=True)
                 look = {"fmt": "o:", "linewidth": 1, "color": ink.quiet, "markersize": 2.5} if thin else {"fmt": "o-"}
@@ -201,9 +242,15 @@ def by_times(panels: Sequence[tuple[str, Sequence[Curve]]]) -> str:
             axes.grid(axis="y")
             axes.set(xlabel="times that the fact stood in the training text", ylim=(-0.04, 1.06))
             axes.set_title(title)
-            axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+            axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=1)
 
-    return picture(draw, 4.4 * len(panels), 3.3, ", ".join(title for title, _ in panels))
+        return picture(draw, 4.3, 3.4, f"{title}: {', '.join(name for name, _, _ in lines)}")
+
+    kept = [
+        (title, [(name, points, thin) for name, given, thin in lines if (points := finite(given))])
+        for title, lines in several
+    ]
+    return panels(*(drawn(title, lines) for title, lines in kept if lines))
 
 
 Manner = tuple[str, float, float, float]  # the manner's name, tokens written, accuracy, its standard error
@@ -216,7 +263,7 @@ def thinking(families: dict[str, Sequence[Manner]]) -> str:
 
     def draw(figure: Figure, ink: Ink) -> None:
         axes = figure.subplots()
-        for colour, (family, points) in zip(ink.series * 4, families.items(), strict=False):
+        for colour, (family, points) in zip(ink.series * 8, families.items(), strict=False):
             spots = [(max(tokens, 1.0), share) for _, tokens, share, _ in points]
             for before, after in zip(spots, spots[1:], strict=False):
                 arrow = {"arrowstyle": "-|>", "color": colour, "alpha": 0.55, "shrinkA": 6, "shrinkB": 6}
@@ -235,9 +282,9 @@ def thinking(families: dict[str, Sequence[Manner]]) -> str:
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axes.grid(axis="y")
         axes.set(xlabel="tokens that a reply takes, the mean", ylabel="right answers", ylim=(-0.05, 1.07))
-        axes.legend(fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
 
-    return picture(draw, 8, 3.9, "accuracy against tokens written, for " + ", ".join(families))
+    return picture(draw, 5.4, 4.2, "accuracy against tokens written, for " + ", ".join(families))
 
 
 def heat(share: float) -> tuple[str, str]:

@@ -6,6 +6,7 @@ from math import isfinite
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from crawl2chat import figures
 from crawl2chat.figures import Ink, picture
 
 Points = list[tuple[float, float]]
@@ -43,7 +44,7 @@ def ends(axes: Axes, points: Points, form: str, colour: str, last: tuple[float, 
 
 
 def discovered(rows: Sequence[dict]) -> str:
-    """Panels over training steps, one below the other: held-out accuracy, length of a reply, the share of replies that
+    """Panels over training steps: held-out accuracy, length of a reply, the share of replies that
     show their work and, where any is used, words of strategy a reply. `rows` are those of grpo/curve.json.
     """
     words = dict.fromkeys(word for row in rows for word in row.get("strategies") or {})
@@ -58,23 +59,23 @@ def discovered(rows: Sequence[dict]) -> str:
         "strategies": "words of strategy, times a reply",
     }
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        several = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axes, name, colour in zip(several, panels, ink.series, strict=False):
-            axes.set_title(titles[name], color=ink.text)
+    def drawn(name: str, colour: str) -> str:
+        def draw(figure: Figure, ink: Ink) -> None:
+            axes, points = figure.subplots(), series(rows, "step", name)
+            axes.set_title(titles[name])
+            axes.set_xlabel("training step")
             axes.grid(axis="y")
-            axes.margins(x=0.09)
-            points = series(rows, "step", name)
+            axes.margins(x=0.14)
             if name == "pass_at_1":
                 accuracy(axes, rows, "step", colour, "drawn, ± one standard error")
                 if greedy := series(rows, "step", "greedy"):
                     axes.plot(*zip(*greedy, strict=True), ":", color=ink.quiet, linewidth=1.4, label="greedy")
-                axes.legend(fontsize=9, loc="lower right", ncols=2)
+                axes.legend(fontsize=9, loc="lower right")
             elif name == "strategies":
                 for word, shade in zip(used, ink.series * 4, strict=False):
                     marked = series(counted, "step", word)
                     axes.plot(*zip(*marked, strict=True), "o-", color=shade, markersize=3, label=word)
-                axes.legend(fontsize=9, loc="upper left", ncols=4)
+                axes.legend(fontsize=9, loc="upper left", ncols=2)
                 axes.set_ylim(bottom=0)
             else:
                 axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3.5 if len(points) < 40 else 0)
@@ -84,9 +85,10 @@ def discovered(rows: Sequence[dict]) -> str:
                 axes.set_ylim(0, 1.15 * max(y for _, y in points) or 1)
             if points:
                 ends(axes, points, "{:.0f} %" if name != "mean_length" else "{:.0f}", colour)
-        several[-1].set_xlabel("training step")
 
-    return picture(draw, 8, 1.75 * len(panels) + 0.35, ", ".join(titles[name] for name in panels) + ", over steps")
+        return picture(draw, 4.3, 2.5, f"{titles[name]}, over training steps")
+
+    return figures.panels(*(drawn(name, colour) for name, colour in zip(panels, Ink.series, strict=False)))
 
 
 def side_by_side(ways: dict[str, Sequence[dict]]) -> str:
@@ -96,10 +98,9 @@ def side_by_side(ways: dict[str, Sequence[dict]]) -> str:
         key: name for key, name in across.items() if any(series(rows, key, "pass_at_1") for rows in ways.values())
     }
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        for axes, (key, name) in zip(
-            figure.subplots(1, len(across), sharey=True, squeeze=False)[0], across.items(), strict=True
-        ):
+    def drawn(key: str, name: str) -> str:
+        def draw(figure: Figure, ink: Ink) -> None:
+            axes = figure.subplots()
             for (way, rows), colour in zip(ways.items(), ink.series, strict=False):
                 if series(rows, key, "pass_at_1"):
                     accuracy(axes, rows, key, colour, way)
@@ -109,9 +110,12 @@ def side_by_side(ways: dict[str, Sequence[dict]]) -> str:
             axes.set_xlabel(name)
             axes.set_xlim(left=0)
             axes.xaxis.set_major_formatter("{x:,.0f}")
+            axes.locator_params(axis="x", nbins=5)
             axes.legend(fontsize=9, loc="lower right")
 
-    return picture(draw, 8.6, 3.2, "held-out accuracy of " + " and ".join(ways) + ", against rollouts and seconds")
+        return picture(draw, 4.3, 2.9, f"held-out accuracy of {' and '.join(ways)}, against {name}")
+
+    return figures.panels(*(drawn(key, name) for key, name in across.items()))
 
 
 def alarms(rows: Sequence[dict]) -> dict[str, list[float]]:
@@ -153,20 +157,15 @@ def logged(rows: Sequence[dict]) -> list[tuple[str, dict[str, Points]]]:
 
 
 def vitals(rows: Sequence[dict]) -> str:
-    """What GRPO logs, as panels two by two: rewards, entropy, tokens, groups that teach nothing, seconds by phase.
+    """What GRPO logs, as panels: rewards, entropy, tokens, groups that teach nothing, seconds by phase.
 
     Alarms are vertical lines through all of them. `rows` are those of grpo/log_history.json.
     """
     panels, raised = logged(rows), alarms(rows)
-    if not panels:
-        return ""
-    deep = (len(panels) + 1) // 2
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        grid = list(figure.subplots(deep, min(2, len(panels)), squeeze=False).flat)
-        for axes in grid[len(panels) :]:
-            axes.axis("off")
-        for axes, (title, lines) in zip(grid, panels, strict=False):
+    def drawn(title: str, lines: dict[str, Points]) -> str:
+        def draw(figure: Figure, ink: Ink) -> None:
+            axes = figure.subplots()
             steps = {tuple(x for x, _ in points) for points in lines.values()}
             if title == "seconds a step" and len(steps) == 1:
                 heights = [[y for _, y in points] for points in lines.values()]
@@ -176,18 +175,21 @@ def vitals(rows: Sequence[dict]) -> str:
                     axes.plot(*zip(*points, strict=True), label=name if len(lines) > 1 else None)
             for (name, when), colour in zip(raised.items(), (ink.series[3:] + ink.series[:3]) * 3, strict=False):
                 for i, step in enumerate(when):
-                    label = f"alarm: {name.replace('_', ' ')}" if i == 0 and axes is grid[0] else None
+                    label = f"alarm: {name.replace('_', ' ')}" if i == 0 and title == panels[0][0] else None
                     axes.axvline(step, color=colour, linewidth=1.1, linestyle="--", label=label)
             axes.grid(axis="y")
             axes.set_title(title)
+            axes.set_xlabel("step")
             if "share" in lines:
                 shares(axes)
             else:
                 axes.set_ylim(bottom=min(0, axes.get_ylim()[0]))
             if axes.get_legend_handles_labels()[1]:
-                axes.legend(fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+                axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.22), ncols=3)
 
-    return picture(draw, 8.6, 2.6 * deep, ", ".join(title for title, _ in panels) + ", over steps")
+        return picture(draw, 4.3, 2.5, f"{title}, over steps")
+
+    return figures.panels(*(drawn(title, lines) for title, lines in panels))
 
 
 def beyond_the_teacher(teacher: float, sft: Points, rl: Points) -> str:
@@ -215,4 +217,4 @@ def beyond_the_teacher(teacher: float, sft: Points, rl: Points) -> str:
         axes.set(xlabel="training step", ylabel="right answers, held-out")
         axes.legend(fontsize=9, loc="lower right")
 
-    return picture(draw, 8, 3.3, f"accuracy of SFT and of practice beside the teacher's {teacher:.0%}")
+    return picture(draw, 5.4, 3.3, f"accuracy of SFT and of practice beside the teacher's {teacher:.0%}")

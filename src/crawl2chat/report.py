@@ -74,7 +74,7 @@ def data(run: Run) -> str:
         "deserved it. Recall: how many of the pages that deserved it were dropped.",
         figures.funnel([(step["step"], step["documents_in"], step["documents"]) for step in steps]),
         table(head, rows, numeric=range(1, 6)),
-        "<h3>Pages kept, by source</h3>" + figures.bars(sources, "pages kept of each source") if sources else "",
+        "<h3>Pages kept, by source</h3>" + figures.bars(sources) if sources else "",
     )
 
 
@@ -163,7 +163,7 @@ def conversations(run: Run) -> str:
     return section(
         "Conversations to learn from",
         "Questions, worked answers, and tool calls with what the tools really answered.",
-        figures.bars(rows, "conversations of each task") if rows else "",
+        figures.bars(rows) if rows else "",
         view,
     )
 
@@ -238,7 +238,7 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>crawl2chat: the report of a run</title>
 <style>
-{style}{TOKEN_STYLE}</style>
+{style}{figures.STYLE}{TOKEN_STYLE}</style>
 </head>
 <body>
 <main>

@@ -1,12 +1,13 @@
 """Figures of RLHF: how good a reward model is, what PPO made of it, and what becomes of too much of that."""
 
 from collections.abc import Sequence
+from html import escape
 from math import sqrt
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from crawl2chat.figures import Ink, picture
+from crawl2chat.figures import Ink, panels, picture
 from crawl2chat.overoptimization import gained
 from crawl2chat.practice_figures import Points, ends, series, shares
 
@@ -17,62 +18,65 @@ def reward_model(by_distance: Sequence[tuple[int, float, float]], bins: Sequence
     """Two panels: accuracy on held-out pairs by (rank distance, share, standard error), and how often the model is
     right where it is so sure; `bins` are those of reward/calibration.json. Either may be empty, not both.
     """
-    panels = [name for name, given in (("distance", by_distance), ("sure", bins)) if given]
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        for axes, name in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-            axes.grid(axis="y")
-            if name == "distance":
-                places, right, errors = zip(*by_distance, strict=True)
-                axes.bar(places, right, width=0.62, color=ink.series[0])
-                axes.errorbar(places, right, errors, fmt="none", color=ink.text, elinewidth=1.2, capsize=3)
-                for x, y, error in by_distance:
-                    style = {"ha": "center", "fontsize": 9.5, "fontweight": "bold"}
-                    axes.annotate(f"{100 * y:.0f} %", (x, y + error), (0, 3), textcoords="offset points", **style)
-                shares(axes)
-                axes.set_ylim(0, 1.15)
-                axes.axhline(0.5, color=ink.quiet, linewidth=1.2, linestyle="--")
-                axes.set_xticks(places, [str(place) for place in places])
-                axes.set_title("pairs ordered right, by how far apart they are")
-                axes.set_xlabel("places between the two in the labeler's order")
-            else:
-                axes.plot((0.5, 1), (0.5, 1), "--", color=ink.quiet, linewidth=1.2, label="as sure as it should be")
-                xs, ys = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
-                errors = [sqrt(max(one["accuracy"] * (1 - one["accuracy"]), 0) / max(one["pairs"], 1)) for one in bins]
-                axes.errorbar(xs, ys, errors, fmt="o-", color=ink.series[0], markersize=4.5, capsize=2, elinewidth=1)
-                ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 1]
-                axes.set_xticks(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
-                axes.set_yticks(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
-                low = min(y - error for y, error in zip(ys, errors, strict=True))
-                axes.set_ylim(min(0.46, low - 0.02), 1.03)
-                axes.set_title("how often right, by how sure it is")
-                axes.set_xlabel("how sure the model is of its order")
-                axes.legend(fontsize=9, loc="lower right")
+    def distance_panel(figure: Figure, ink: Ink) -> None:
+        axes, (places, right, errors) = figure.subplots(), zip(*by_distance, strict=True)
+        axes.grid(axis="y")
+        axes.bar(places, right, width=0.62, color=ink.series[0])
+        axes.errorbar(places, right, errors, fmt="none", color=ink.text, elinewidth=1.2, capsize=3)
+        for x, y, error in by_distance:
+            style = {"ha": "center", "fontsize": 9.5, "fontweight": "bold"}
+            axes.annotate(f"{100 * y:.0f} %", (x, y + error), (0, 3), textcoords="offset points", **style)
+        shares(axes)
+        axes.set_ylim(0, 1.15)
+        axes.axhline(0.5, color=ink.quiet, linewidth=1.2, linestyle="--")
+        axes.set_xticks(places, [str(place) for place in places])
+        axes.set_title("pairs ordered right, by how far apart they are")
+        axes.set_xlabel("places between the two in the labeler's order")
 
-    return picture(draw, 4.4 * len(panels), 3.1, "accuracy by rank distance, and calibration, of the reward model")
+    def sure_panel(figure: Figure, ink: Ink) -> None:
+        axes = figure.subplots()
+        axes.grid(axis="y")
+        axes.plot((0.5, 1), (0.5, 1), "--", color=ink.quiet, linewidth=1.2, label="as sure as it should be")
+        xs, ys = ([one[key] for one in bins] for key in ("confidence", "accuracy"))
+        errors = [sqrt(max(one["accuracy"] * (1 - one["accuracy"]), 0) / max(one["pairs"], 1)) for one in bins]
+        axes.errorbar(xs, ys, errors, fmt="o-", color=ink.series[0], markersize=4.5, capsize=2, elinewidth=1)
+        ticks = [0.5, 0.6, 0.7, 0.8, 0.9, 1]
+        axes.set_xticks(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
+        axes.set_yticks(ticks, [f"{100 * tick:.0f} %" for tick in ticks])
+        low = min(y - error for y, error in zip(ys, errors, strict=True))
+        axes.set_ylim(min(0.46, low - 0.02), 1.03)
+        axes.set_title("how often right, by how sure it is")
+        axes.set_xlabel("how sure the model is of its order")
+        axes.legend(fontsize=9, loc="lower right")
+
+    return panels(
+        picture(distance_panel, 4.3, 2.9, "the reward model's accuracy by rank distance") if by_distance else "",
+        picture(sure_panel, 4.3, 2.9, "calibration of the reward model") if bins else "",
+    )
 
 
 def ppo(rows: Sequence[dict]) -> str:
     """Proxy, gold and KL on held-out prompts over episodes, side by side; `rows` are those of ppo/curve.json."""
     titles = {"proxy": "proxy: the reward model", "gold": "gold: the labeler's mind", "kl": "nats away from the start"}
-    panels = {name: series(rows, "episodes", name) for name in titles}
-    panels = {name: points for name, points in panels.items() if points}
-    if not panels:
-        return ""
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        several = figure.subplots(1, len(panels), squeeze=False)[0]
-        for axes, (name, points), colour in zip(several, panels.items(), ink.series, strict=False):
+    def drawn(name: str, colour: str) -> str:
+        points = series(rows, "episodes", name)
+
+        def draw(figure: Figure, ink: Ink) -> None:
+            axes = figure.subplots()
             axes.plot(*zip(*points, strict=True), "o-", color=colour, markersize=3.5 if len(points) < 40 else 0)
             ends(axes, points[-1:], "{:.1f}" if name == "kl" else "{:.2f}", colour)
             axes.grid(axis="y")
             axes.margins(x=0.2, y=0.12)
-            axes.set_title(titles[name], color=ink.text)
+            axes.set_title(titles[name])
             axes.set_xlabel("episodes")
             axes.xaxis.set_major_formatter("{x:,.0f}")
             axes.locator_params(axis="x", nbins=4)
 
-    return picture(draw, 3 * len(panels), 2.6, f"{', '.join(titles[name] for name in panels)}, over episodes")
+        return picture(draw, 3.4, 2.6, f"{titles[name]}, over episodes") if points else ""
+
+    return panels(*(drawn(name, colour) for name, colour in zip(titles, Ink.series, strict=False)))
 
 
 def at_equal_seconds(ways: dict[str, Sequence[dict]], up: str) -> str:
@@ -88,7 +92,7 @@ def at_equal_seconds(ways: dict[str, Sequence[dict]], up: str) -> str:
         axes.set_title(f"{NAMES[up]}, held-out prompts")
         axes.legend(fontsize=9, loc="lower right")
 
-    return picture(draw, 8, 3.2, f"{up} of {', '.join(ways)} against seconds of training")
+    return picture(draw, 5.4, 3.2, f"{up} of {', '.join(ways)} against seconds of training")
 
 
 def distance(points: Sequence[dict], up: str) -> Points:
@@ -117,11 +121,14 @@ def measured(axes: Axes, run: dict, up: str, colour: str, mark: str = "o") -> No
     axes.errorbar(*zip(*points, strict=True), errors, fmt=mark + joined, alpha=0.75, **look)
 
 
-def below(figure: Figure, keys: Sequence[tuple[str, str, str]]) -> None:
-    """A legend under all panels, of (name, matplotlib's format, colour)."""
-    handles = [figure.axes[0].plot([], [], form, color=colour, markersize=6)[0] for _, form, colour in keys]
-    names = [name for name, _, _ in keys]
-    figure.legend(handles, names, fontsize=9, loc="outside lower center", ncols=min(3, len(keys)))
+def keys(names: Sequence[tuple[str, str]]) -> str:
+    """A legend for several panels, of (name, its mark as HTML)."""
+    return f'<p class="keys">{"".join(f"<span>{mark}{escape(name)}</span>" for name, mark in names)}</p>'
+
+
+def line(i: int) -> str:
+    """The mark of the i-th curve, from 1."""
+    return f'<i style="background:var(--c{i})"></i>'
 
 
 def overoptimization(runs: Sequence[dict]) -> str:
@@ -130,29 +137,31 @@ def overoptimization(runs: Sequence[dict]) -> str:
     `runs` are those of overoptimization/curves.json.
     """
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        marks = {}
-        for axes, up in zip(figure.subplots(1, 2), NAMES, strict=True):
+    spots = (("turning", "D", "◆", "gold turns"), ("stopped", "X", "✖", "the stop rule ends it"))
+
+    def drawn(up: str) -> str:
+        def draw(figure: Figure, ink: Ink) -> None:
+            axes = figure.subplots()
             for run, colour in zip(runs, ink.series * 4, strict=False):
                 measured(axes, run, up, colour)
                 drawn_fit(axes, run, up, "rl", colour)
-                for key, mark, name in (("turning", "D", "gold turns"), ("stopped", "X", "the stop rule ends it")):
-                    spot = run.get(key)
-                    if up == "gold" and spot:
+                for key, mark, _, _ in spots:
+                    if up == "gold" and (spot := run.get(key)):
                         look = {"markersize": 10, "markeredgecolor": ink.text, "markeredgewidth": 1.2, "zorder": 5}
                         x = sqrt(max(spot["kl"], 0))
                         axes.plot([x], [spot["gold"]], mark, color=colour, **look)
                         axes.axvline(x, color=colour, linewidth=1, linestyle=":" if mark == "X" else "--")
-                        marks[name] = mark
             axes.grid(axis="y")
             axes.margins(x=0.06, y=0.1)
             axes.set_title(NAMES[up])
             axes.set_xlabel("√KL, from where it began; KL in nats a reply")
-        keys = [(run["label"], "o-", colour) for run, colour in zip(runs, ink.series * 4, strict=False)]
-        below(figure, keys + [(name, mark, ink.quiet) for name, mark in marks.items()])
 
-    alt = f"proxy and gold over the square root of the KL: {', '.join(run['label'] for run in runs)}"
-    return picture(draw, 9, 3.9, alt)
+        alt = f"{up} over the square root of the KL: {', '.join(run['label'] for run in runs)}"
+        return picture(draw, 4.3, 3.3, alt)
+
+    named = [(run["label"], line(i % len(Ink.series) + 1)) for i, run in enumerate(runs)]
+    named += [(name, f"<b>{sign}</b>") for key, _, sign, name in spots if any(run.get(key) for run in runs)]
+    return panels(*(drawn(up) for up in NAMES)) + keys(named)
 
 
 def best_of_n(chosen: dict, runs: Sequence[dict]) -> str:
@@ -160,9 +169,9 @@ def best_of_n(chosen: dict, runs: Sequence[dict]) -> str:
     `chosen` is the best_of_n of overoptimization/curves.json, `runs` have "label", "points" and perhaps "fit"."""
     far = 1.3 * max(x for x, _ in distance(chosen["points"], "gold"))
 
-    def draw(figure: Figure, ink: Ink) -> None:
-        for axes, up in zip(figure.subplots(1, 2), NAMES, strict=True):
-            points = distance(chosen["points"], up)
+    def drawn(up: str) -> str:
+        def draw(figure: Figure, ink: Ink) -> None:
+            axes, points = figure.subplots(), distance(chosen["points"], up)
             drawn_fit(axes, chosen, up, "best_of_n", ink.text)
             measured(axes, chosen, up, ink.text, mark="s")
             seen = [y for _, y in points]
@@ -177,8 +186,9 @@ def best_of_n(chosen: dict, runs: Sequence[dict]) -> str:
             axes.grid(axis="y")
             axes.set_title(NAMES[up])
             axes.set_xlabel("√KL, from where it began; KL in nats a reply")
-        keys = [("the best of n by the reward model", "s-", ink.text)]
-        below(figure, keys + [(run["label"], "o-", colour) for run, colour in zip(runs, ink.series * 4, strict=False)])
 
-    alt = "proxy and gold of the best of n beside reinforcement learning, over the square root of the KL"
-    return picture(draw, 9, 3.7, alt)
+        return picture(draw, 4.3, 3.2, f"{up} of the best of n beside reinforcement learning, over the root of the KL")
+
+    named = [("the best of n by the reward model", '<i style="background:var(--ink)"></i>')]
+    named += [(run["label"], line(i % len(Ink.series) + 1)) for i, run in enumerate(runs)]
+    return panels(*(drawn(up) for up in NAMES if distance(chosen["points"], up))) + keys(named)
