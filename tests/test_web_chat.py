@@ -271,3 +271,496 @@ def test_browser_a_reply_streams_in_and_the_conversation_goes_on(chromium):
         assert {key: sent[key] for key in ("temperature", "top_p", "max_tokens")} == {
             key: DEFAULTS[key] for key in ("temperature", "top_p", "max_tokens")
         }
+
+
+def test_browser_stop_keeps_what_came_tells_the_server_and_the_conversation_goes_on(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        server.reply = lambda request: [said(content="One, two"), threading.Event()]
+        send(tab, "Count.")
+        tab.get_by_text("One, two").wait_for()
+        tab.keyboard.press("Escape")
+        settled(tab)
+        assert server.gone.wait(60), "the server may stop, too"
+        assert replies(tab) == ["One, two"] and tab.locator(".meta").inner_text().endswith("stopped")
+        server.reply = lambda request: words("three.")
+        send(tab, "Go on.")
+        settled(tab)
+        assert server.chats()[-1]["messages"][1] == {"role": "assistant", "content": "One, two"}
+        server.reply = lambda request: [call("python", {"code": "while True: pass"}), threading.Event()]
+        send(tab, "Run it.")
+        tab.locator(".call", has_text="running").wait_for()
+        tab.locator("#stop").click()
+        settled(tab)
+        assert "not run" in tab.locator(".call").inner_text()
+        server.reply = lambda request: words("Well.")
+        send(tab, "And now?")
+        settled(tab)
+        assert [m["role"] for m in server.chats()[-1]["messages"]] == ["user", "assistant"] * 2 + ["user"]
+
+
+def test_browser_thoughts_are_folded_and_calls_and_results_are_cards(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        go_on, result = threading.Event(), said(role="tool", name="search", content="The Nile is in Africa. [page 7]")
+        thought = [said(reasoning_content="Where is"), said(reasoning_content=" the Nile?")]
+        more = [call("python", {"code": "1/0"}), said(role="tool", name="python", content="error: division by zero")]
+        calls = [call("search", {"query": "Nile"}), go_on, result, *more]
+        server.reply = lambda request: [*thought, *calls, *words("In Africa.")]
+        send(tab, "Where is the Nile?")
+        tab.locator(".call", has_text="running").wait_for()
+        assert tab.locator(".thoughts").get_attribute("open") is None
+        go_on.set()
+        settled(tab)
+        assert tab.locator(".thoughts summary").inner_text() == "Thoughts, 4 words"
+        assert not tab.locator(".thoughts .text").is_visible()
+        tab.locator(".thoughts summary").click()
+        assert tab.locator(".thoughts .text").inner_text() == "Where is the Nile?"
+        first, second = tab.locator(".call").all()
+        assert first.locator(".call-top").inner_text().strip() == "search"
+        assert first.locator(".given").inner_text() == "Nile"
+        assert first.locator(".result").inner_text() == "The Nile is in Africa. [page 7]"
+        assert "failed" in second.locator(".result").get_attribute("class")
+        assert tab.locator(".body > .text").all_inner_texts() == ["In Africa."]
+        server.reply = lambda request: words("Yes.")
+        send(tab, "Sure?")
+        settled(tab)
+        sent = server.chats()[-1]["messages"][1:-1]
+        assert [m["role"] for m in sent] == ["assistant", "tool", "assistant", "tool", "assistant"]
+        assert sent[0]["reasoning_content"] == "Where is the Nile?"
+        assert json.loads(sent[0]["tool_calls"][0]["function"]["arguments"]) == {"query": "Nile"}
+        assert sent[1]["tool_call_id"] == sent[0]["tool_calls"][0]["id"]
+        assert sent[3]["tool_call_id"] == sent[2]["tool_calls"][0]["id"]
+
+
+def test_browser_a_call_that_is_no_call_is_shown_and_never_sent_back(chromium):
+    broken = said(tool_calls=[{"index": 0, "function": {"name": "no such tool", "arguments": '{"code": '}}])
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        result = said(role="tool", name="error", content="error: the call is not JSON")
+        server.reply = lambda request: [broken, result, *words("Sorry.")]
+        send(tab, "Try.")
+        settled(tab)
+        assert tab.locator(".call .given").inner_text() == '{"code": '
+        send(tab, "Again.")
+        settled(tab)
+        assert [m["content"] for m in server.chats()[-1]["messages"]] == ["Try.", "Sorry.", "Again."]
+
+
+def test_browser_an_edited_question_branches_and_both_branches_stay(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        server.reply = lambda request: words(f"to {request['messages'][-1]['content']}")
+        for question in ("a", "b", "c"):
+            send(tab, question)
+            settled(tab)
+        tab.locator(".question").nth(1).get_by_label("Edit").click()
+        tab.locator(".editor textarea").fill("B")
+        tab.keyboard.press("Enter")
+        settled(tab)
+        assert replies(tab) == ["to a", "to B"]
+        assert [m["content"] for m in server.chats()[-1]["messages"]] == ["a", "to a", "B"]
+        assert tab.locator(".pager").inner_text() == "2 / 2"
+        tab.get_by_label("The version before").click()
+        assert replies(tab) == ["to a", "to b", "to c"] and tab.locator(".pager").inner_text() == "1 / 2"
+        assert tab.get_by_label("The version before").is_disabled()
+        tab.locator(".question").nth(0).get_by_label("Edit").click()
+        tab.locator(".editor textarea").fill("left")
+        tab.keyboard.press("Escape")
+        assert tab.locator(".said").all_inner_texts() == ["a", "b", "c"], "Escape leaves the edit"
+
+
+def test_browser_a_reply_made_again_stands_beside_the_first(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        count = iter(range(9))
+        server.reply = lambda request: words(f"reply {next(count)}")
+        tab.locator(".pill", has_text="sft").click()
+        send(tab, "a")
+        settled(tab)
+        first = replies(tab)
+        tab.get_by_label("Reply again").nth(1).click()
+        settled(tab)
+        assert replies(tab) == [first[0], "reply 2"], "the other column is as it was"
+        assert tab.get_by_text("At temperature 0").is_visible()
+        assert server.chats()[-1]["seed"] != server.chats()[0]["seed"]
+        assert server.chats()[-1]["messages"] == [{"role": "user", "content": "a"}]
+        tab.get_by_label("The version before").click()
+        assert replies(tab) == first
+
+
+def test_browser_checkpoints_answer_side_by_side_each_with_its_own_past(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        for name in ("base", "sft"):
+            tab.locator(".pill", has_text=name).click()
+        assert tab.locator(".pill[aria-pressed=true]").all_inner_texts() == list(NAMES)
+        server.reply = lambda request: words(f"{request['model']} {len(request['messages'])}")
+        for question in ("a", "b"):
+            send(tab, question)
+            settled(tab)
+        assert replies(tab) == ["base 1", "sft 1", "grpo 1", "base 3", "sft 3", "grpo 3"]
+        for request in server.chats()[3:]:
+            assert request["messages"][1]["content"] == f"{request['model']} 1"
+        tops = {round(tab.locator(".reply").nth(i).bounding_box()["y"]) for i in (3, 4, 5)}
+        assert len(tops) == 1, "columns on a wide page"
+        tab.set_viewport_size({"width": 360, "height": 740})
+        lefts = {round(tab.locator(".reply").nth(i).bounding_box()["x"]) for i in (3, 4, 5)}
+        assert len(lefts) == 1, "one below the other on a phone"
+        tab.locator(".pill", has_text="base").click()
+        send(tab, "c")
+        settled(tab)
+        assert replies(tab)[6:] == ["sft 5", "grpo 5"]
+        tab.locator(".pill", has_text="base").click()
+        tab.get_by_text("Ask base too").click()
+        settled(tab)
+        assert replies(tab)[6:] == ["sft 5", "grpo 5", "base 5"]
+
+
+def test_browser_the_tokens_of_any_message_show_their_probability_and_alternatives(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        called = [call("python", {"code": "375 * 708"}), said(role="tool", name="python", content="265500")]
+        server.reply = lambda request: [*called, *words("The answer is 265500.")]
+        send(tab, "What is 375 times 708?")
+        settled(tab)
+        tab.locator(".reply").get_by_label("Tokens").click()
+        view = tab.locator(".reply .token-view")
+        view.locator(".token-card b").wait_for()
+        texts = view.locator(".tokens > span").all_text_contents()
+        assert texts == ['{"code":', ' "375', " *", ' 708"}', "265500", "The", " answer", " is", " 265500."]
+        assert view.locator(".written").count() == 8, "a tool's result bears no loss"
+        view.locator(".tokens > span").nth(7).hover()
+        assert view.locator(".token-card .of").inner_text().split("\n")[0].startswith("␣is")
+        assert view.locator(".token-card b").inner_text() == "33.0 %"
+        assert view.locator(".token-card li").count() == 5 and view.locator(".taken").count() == 1
+        view.locator(".tokens > span").nth(5).focus()
+        assert view.locator(".token-card b").inner_text() == "99.0 %"
+        tab.keyboard.press("ArrowRight")
+        assert view.locator("[aria-selected=true]").inner_text().strip() == "answer"
+        tab.keyboard.press("Home")
+        assert view.locator("[tabindex='0']").inner_text() == '{"code":'
+        view.get_by_text("The 5 tokens before").click()
+        before = view.locator("details .tokens > span")
+        before.first.wait_for()
+        assert before.all_text_contents() == ["What", " is", " 375", " times", " 708?"]
+        before.first.hover()
+        assert view.locator(".token-card b").inner_text() == "none"
+        view.get_by_label("The checkpoint that reads it").select_option("base")
+        view.locator("[aria-busy]").wait_for(state="detached")
+        view.locator(".token-card b").wait_for()
+        assert [r["model"] for r in server.requests if r["path"] == "/api/tokens"] == ["grpo", "base"]
+        assert view.get_by_text("Probability").get_attribute("aria-pressed") == "false"
+        view.get_by_text("Probability").click()
+        grounds = view.locator(".tokens > span").evaluate_all(
+            "all => all.map((one) => getComputedStyle(one).backgroundColor)"
+        )
+        assert grounds[0] != grounds[2] == grounds[3], "rare ones in another colour"
+        tab.locator(".question").get_by_label("Tokens").click()
+        asked = tab.locator(".question .token-view .tokens > span")
+        asked.first.wait_for()
+        assert asked.all_text_contents() == ["What", " is", " 375", " times", " 708?"]
+        tab.keyboard.press("Escape")
+        tab.keyboard.press("Escape")
+        assert tab.locator(".token-view").count() == 0
+
+
+def test_browser_tokens_that_do_not_come_can_be_asked_for_again(chromium):
+    with standing_in() as server, opened(chromium, server.address, expected="503") as tab:
+        send(tab, "Hi.")
+        settled(tab)
+        tokens, asked = server.tokens, []
+
+        def busy(request: dict) -> list[dict]:
+            asked.append(request)
+            if len(asked) == 1:
+                raise Failed(503, "the queue is full <b>now</b>")
+            return tokens(request)
+
+        server.tokens = busy
+        tab.keyboard.press("Tab")
+        tab.keyboard.press("t")
+        tab.get_by_text("the queue is full <b>now</b>").wait_for()
+        tab.locator(".token-view").get_by_text("Try again").click()
+        tab.locator(".tokens span").first.wait_for()
+
+
+HOSTILE = {
+    "markup": ATTACK,
+    "terminal": "\x1b[31mred\x1b[0m \x07\x00 \x9b2J",
+    "turned": "a\u202egnp.exe\u2066b\u2069c",
+    "half": "\ud83d alone \ude00",
+    "line": "word" * 25_000,
+    "url": "javascript:window.hacked=1 data:text/html,<script>window.hacked=1</script>",
+}
+
+
+def test_browser_what_a_model_wrote_is_text_and_never_runs(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        for text in HOSTILE.values():
+            spoken = [
+                said(reasoning_content=text),
+                call("python", {"code": text}),
+                said(role="tool", name=text, content=text),
+            ]
+            spoken += [call(text, {text: [text]}, 1), said(role="tool", name="python", content=text), *words(text)]
+            server.reply = lambda request, spoken=spoken: spoken
+            send(tab, "Write.")
+            settled(tab)
+            assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            main = tab.locator("#scroll")
+            assert main.evaluate("one => one.scrollWidth <= one.clientWidth"), "no line is wider than the page"
+        for summary in tab.locator(".thoughts summary").all():
+            summary.click()
+        shown = tab.locator("#talk").evaluate("one => one.textContent")
+        assert ATTACK in shown and "␛[31mred␛[0m ␇␀ ⟨U+009B⟩2J" in shown and HOSTILE["line"] in shown
+        assert "a⟨U+202E⟩gnp.exe⟨U+2066⟩b⟨U+2069⟩c" in shown
+        assert "\ufffd alone \ufffd" in shown
+        tags = tab.locator("#talk").evaluate(
+            "one => [...new Set([...one.querySelectorAll('*')].map((e) => e.tagName))]"
+        )
+        assert not {"SCRIPT", "IMG", "A", "IFRAME", "STYLE"} & set(tags)
+        assert tab.evaluate("window.hacked") is None
+        sent = server.chats()[-1]["messages"]
+        assert all(m["content"] == m["content"].encode("utf-8", "replace").decode() for m in sent), (
+            "no half characters"
+        )
+
+
+def test_browser_a_pair_that_is_cut_between_two_chunks_is_one_character(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        go_on = threading.Event()
+        server.reply = lambda request: [said(content="\ud83e"), go_on, *words("\udd94 ", "\u00e9")]
+        send(tab, "A pelican?")
+        tab.get_by_text("\ufffd").wait_for()
+        go_on.set()
+        settled(tab)
+        assert replies(tab) == ["\U0001f994 \u00e9"]
+
+
+def test_browser_names_errors_and_tokens_of_the_server_are_text_too(chromium):
+    with standing_in(ATTACK, "__proto__") as server, opened(chromium, server.address, expected="500") as tab:
+        tab.locator(".pill").first.click()
+        server.info["tools"] = [ATTACK]
+
+        def failing(request: dict) -> list[dict]:
+            if request["model"] == ATTACK:
+                raise Failed(500, ATTACK)
+            return words(ATTACK)
+
+        server.reply = failing
+        send(tab, ATTACK)
+        settled(tab)
+        assert ATTACK in tab.locator("p.failed:visible").inner_text()
+        tab.locator(".question").get_by_label("Tokens").click()
+        tab.locator(".tokens span").first.wait_for()
+        assert tab.evaluate("window.hacked") is None and tab.locator("main img, main a, main script").count() == 0
+
+
+FAILURES = {
+    "busy": (Failed(503, "The queue is full: 8 replies wait."), "The queue is full: 8 replies wait."),
+    "slow down": (Failed(429, "Too many at once."), "Too many at once."),
+    "broken off": ([said(content="Half a"), None], "broke off"),
+    "no JSON": ([said(content="Half a"), "data: {oops\n\n"], "broke off"),
+    "said so": ([said(content="Half a"), {"error": {"message": "out of time"}}, None], "out of time"),
+}
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_browser_what_fails_is_said_and_can_be_tried_again(chromium, failure):
+    what, expected = FAILURES[failure]
+    with standing_in() as server, opened(chromium, server.address, expected="status of") as tab:
+
+        def failing(request: dict) -> list:
+            if isinstance(what, Failed):
+                raise what
+            return what
+
+        server.reply = failing
+        send(tab, "Hi.")
+        settled(tab)
+        assert expected in tab.locator("p.failed[role=alert]").inner_text()
+        kept = [] if isinstance(what, Failed) else ["Half a"]
+        assert [text for text in replies(tab) if text] == kept, "what came stays"
+        server.reply = lambda request: words("Here I am.")
+        tab.locator("p.failed button").click()
+        settled(tab)
+        assert replies(tab) == ["Here I am."] and tab.locator("p.failed:visible").count() == 0
+        assert tab.locator(".pager").count() == len(kept), "what came is a version back"
+
+
+def test_browser_a_server_that_is_away_is_said_at_the_start_and_later(chromium):
+    with standing_in() as server, opened(chromium, server.address, expected="ERR_") as tab:
+        tab.route("**/api/info", lambda route: route.abort())
+        tab.reload()
+        tab.get_by_text("The server does not answer").wait_for()
+        tab.unroute("**/api/info")
+        tab.locator("#notice button").click()
+        tab.locator(".pill").first.wait_for()
+        tab.route("**/v1/**", lambda route: route.abort())
+        send(tab, "Hi.")
+        settled(tab)
+        assert "The server does not answer" in tab.locator("p.failed").inner_text()
+
+
+def test_browser_keys_alone_do_everything(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        press = tab.keyboard.press
+        focused = "document.activeElement.id"
+        assert tab.evaluate(focused) == "draft"
+        tab.keyboard.type("one")
+        press("Shift+Enter")
+        tab.keyboard.type("two / ?")
+        tab.evaluate(
+            "draft.dispatchEvent(new KeyboardEvent('keydown', {key: 'Enter', isComposing: true, bubbles: true}))"
+        )
+        assert not server.chats(), "an input method's Enter sends nothing"
+        press("Enter")
+        settled(tab)
+        assert server.chats()[0]["messages"][0]["content"] == "one\ntwo / ?"
+        press("Enter")
+        press("Space")
+        press("Enter")
+        assert len(server.chats()) == 1, "an empty message is none"
+        tab.locator("#draft").fill("")
+        press("ArrowUp")
+        assert tab.locator(".editor textarea").input_value() == "one\ntwo / ?"
+        press("Escape")
+        assert tab.evaluate(focused) == "draft"
+        tab.evaluate("document.activeElement.blur()")
+        press("r")
+        settled(tab)
+        tab.locator(".pager", has_text="2 / 2").wait_for()
+        tab.evaluate("document.activeElement.blur()")
+        press("t")
+        tab.locator(".reply .tokens").wait_for()
+        press("Escape")
+        assert tab.locator(".token-view").count() == 0
+        tab.evaluate("document.activeElement.blur()")
+        press("1")
+        assert tab.locator(".pill[aria-pressed=true]").all_inner_texts() == ["base", "grpo"]
+        press("?")
+        assert tab.locator("#keys").is_visible()
+        rows = tab.locator("#keys dt").all_inner_texts()
+        assert {"Enter", "Shift Enter", "Esc", "/", "R", "T", "?"} <= set(rows)
+        press("Escape")
+        assert not tab.locator("#keys").is_visible()
+        press("/")
+        assert tab.evaluate(focused) == "draft" and tab.locator("#draft").input_value() == ""
+
+
+def test_browser_the_settings_are_sent_and_the_system_message_stands_first(chromium):
+    with standing_in() as server:
+        server.info["defaults"] = {"temperature": 0.7, "top_p": 0.9, "max_tokens": 64, "system": "You are Pelican."}
+        with opened(chromium, server.address) as tab:
+            tab.locator("#open-settings").click()
+            assert tab.locator("#system").input_value() == "You are Pelican."
+            assert tab.locator("#temperature-said").inner_text() == "0.70"
+            send(tab, "a")
+            settled(tab)
+            sent = server.chats()[0]
+            assert (sent["temperature"], sent["top_p"], sent["max_tokens"]) == (0.7, 0.9, 64)
+            assert sent["messages"][0] == {"role": "system", "content": "You are Pelican."}
+            tab.locator("#system").fill("")
+            tab.locator("#temperature").fill("1.2")
+            tab.locator("#top_p").fill("0.5")
+            tab.locator("#max_tokens").fill("")
+            tab.locator("#run_tools").uncheck()
+            send(tab, "b")
+            settled(tab)
+            sent = server.chats()[1]
+            assert (sent["temperature"], sent["top_p"]) == (1.2, 0.5)
+            assert "max_tokens" not in sent or sent["max_tokens"] == 64
+            assert "run_tools" not in sent and sent["messages"][0]["role"] == "user"
+
+
+def test_browser_the_conversation_is_kept_in_this_browser_until_it_is_cleared(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        server.reply = lambda request: [said(content="One"), threading.Event()]
+        send(tab, "a")
+        tab.locator(".reply .text").wait_for()
+        tab.reload()
+        settled(tab)
+        assert replies(tab) == ["One"] and tab.locator(".meta").inner_text().endswith("stopped")
+        tab.locator("#clear").click()
+        assert tab.locator(".round").count() == 0 and tab.evaluate("localStorage.length") == 0
+        tab.get_by_text("Undo").click()
+        assert replies(tab) == ["One"] and tab.evaluate("localStorage.length") == 1
+        tab.locator("#clear").click()
+        tab.reload()
+        assert tab.locator("#empty").is_visible()
+        for damaged in (
+            "{",
+            "[]",
+            '{"rounds": [{"id": 1}]}',
+            '{"rounds": [{"id": 1, "parent": 1, "text": "", "replies": []}]}',
+        ):
+            tab.evaluate("text => localStorage.setItem('crawl2chat.chat', text)", damaged)
+            tab.reload()
+            tab.get_by_text("could not be read").wait_for()
+            assert tab.locator("#empty").is_visible()
+
+
+def test_browser_a_full_storage_is_said_and_the_conversation_goes_on(chromium):
+    with standing_in() as server, opened(chromium, server.address) as tab:
+        tab.evaluate(
+            "() => { Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }; }"
+        )
+        send(tab, "a")
+        settled(tab)
+        assert replies(tab) == ["grpo says hello."]
+        assert "too long for the browser to keep" in tab.locator("#notice").inner_text()
+
+
+def test_browser_replies_are_copied_and_the_conversation_is_exported_as_messages(chromium):
+    granted = {"permissions": ["clipboard-read", "clipboard-write"], "accept_downloads": True}
+    with standing_in() as server, opened(chromium, server.address, **granted) as tab:
+        result = said(role="tool", name="python", content="4")
+        server.reply = lambda request: [call("python", {"code": "2+2"}), result, *words("It is ", "4.")]
+        send(tab, "2+2?")
+        settled(tab)
+        tab.locator(".reply").get_by_label("Copy").click()
+        tab.locator(".done").wait_for()
+        assert tab.evaluate("navigator.clipboard.readText()") == "It is 4."
+
+        def exported() -> object:
+            with tab.expect_download() as download:
+                tab.locator("#export").click()
+            return json.loads(Path(download.value.path()).read_text())
+
+        messages = exported()
+        assert [m["role"] for m in messages] == ["user", "assistant", "tool", "assistant"]
+        assert messages[1]["tool_calls"][0]["function"] == {"name": "python", "arguments": '{"code": "2+2"}'}
+        tab.locator(".pill", has_text="sft").click()
+        tab.get_by_text("Ask sft too").click()
+        settled(tab)
+        assert exported() == {"grpo": messages, "sft": messages}
+
+
+def test_browser_a_dark_phone_shows_all_of_it_within_360_pixels(chromium):
+    phone = {"has_touch": True, "is_mobile": True, "color_scheme": "dark", "reduced_motion": "reduce"}
+    phone["viewport"] = {"width": 360, "height": 740}
+    with standing_in("pretrain-checkpoint-2400", *NAMES) as server, opened(chromium, server.address, **phone) as tab:
+        ground = tab.evaluate("getComputedStyle(document.body).backgroundColor")
+        assert sum(map(int, re.findall(r"\d+", ground))) < 150
+
+        def fits() -> None:
+            assert tab.evaluate("document.documentElement.scrollWidth") <= 360
+            assert tab.locator("#scroll").evaluate("one => one.scrollWidth <= one.clientWidth")
+
+        fits()
+        tab.locator("#open-settings").tap()
+        fits()
+        tab.locator("#open-settings").tap()
+        for i in range(3):
+            tab.locator(".pill").nth(i).tap()
+        code = call("python", {"code": "print(" + "'x' * " * 40 + "3)"})
+        result = said(role="tool", name="python", content="x" * 500)
+        server.reply = lambda request: [said(reasoning_content="hm " * 90), code, result, *words("It is so. " * 9)]
+        tab.locator("#draft").fill("Is it so?")
+        tab.locator("#send").tap()
+        settled(tab)
+        fits()
+        tab.locator(".reply .open-tokens").last.tap()
+        tab.locator(".tokens span").nth(3).tap()
+        assert tab.locator(".token-card b").inner_text()
+        fits()
+        for button in tab.locator(".reply").last.locator(".actions .icon").all():
+            assert min(button.bounding_box()["width"], button.bounding_box()["height"]) >= 40, (
+                "wide enough for a finger"
+            )
+        tab.locator("#open-keys").tap()
+        fits()

@@ -1,48 +1,24 @@
 // The chat page: who answers and how, asking, showing, and the keys.
 
 import { button, element, icon, isOn, paint, textOf } from "./chat_parts.js";
+import { followSettings, info, settings, showSettings } from "./chat_settings.js";
 import { ask, complete, shown, spoken } from "./chat_stream.js";
 import { beside, choose, forget, historyOf, keep, newReply, newRound, path, restore, siblings, talk } from "./chat_talk.js";
 import { tokenView } from "./chat_tokens.js";
 
 const $ = (id) => document.getElementById(id);
 const HUES = 5; // checkpoints' colours in chat.css
-let info = { models: [], tools: [], defaults: {} };
 let running = null; // the AbortController of the replies that are coming
 let editing = null; // the round whose question is being edited
 let following = true; // the newest words are scrolled to
 let lost = ""; // what could not be read from the browser's storage
 
-// ------------------------------------------------------------------ settings
-
-function settings() {
-  const { system = "", temperature = 0, top_p = 1, max_tokens = null } = info.defaults;
-  return { system: system ?? "", temperature, top_p, max_tokens, run_tools: true, ...talk.settings };
-}
+// ------------------------------------------------------------------ who answers
 
 const messagesTo = (round, model) => historyOf(round, model, settings().system);
 
 function save() {
   if (!keep()) notify("This conversation is too long for the browser to keep: export it before the page is closed.");
-}
-
-function showSettings() {
-  const now = settings();
-  for (const name of ["temperature", "top_p"]) {
-    $(name).value = now[name];
-    $(`${name}-said`).textContent = Number(now[name]).toFixed(2);
-  }
-  if (document.activeElement !== $("system")) $("system").value = now.system;
-  if (document.activeElement !== $("max_tokens")) $("max_tokens").value = now.max_tokens ?? "";
-  $("run_tools").checked = now.run_tools;
-  $("tools-label").hidden = !info.tools.length;
-  $("tools-said").textContent = info.tools.join(", ");
-}
-
-function set(name, value) {
-  talk.settings[name] = value;
-  showSettings();
-  save();
 }
 
 function showModels() {
@@ -61,12 +37,12 @@ function showModels() {
 }
 
 function pick(name) {
-  const picked = talk.picked.includes(name) ? talk.picked.filter((other) => other !== name) : [...talk.picked, name];
+  const picked = info.models.map((model) => model.id).filter((other) => talk.picked.includes(other) !== (other === name));
   if (!picked.length) return notify("One checkpoint at least has to answer.");
   talk.picked = picked;
+  info.models.forEach((model, at) => $("models").children[at].setAttribute("aria-pressed", picked.includes(model.id)));
   notify("");
   save();
-  showModels();
   render();
 }
 
@@ -168,7 +144,6 @@ function tokensButton(place, model, messages, role) {
     if (open) return open.remove();
     const close = () => (toggle.click(), toggle.focus());
     place.append(tokenView(info.models.map((one) => one.id), model(), messages(), role, close));
-    place.lastChild.scrollIntoView({ block: "nearest" });
   });
   toggle.classList.add("open-tokens");
   toggle.setAttribute("aria-expanded", false);
@@ -358,11 +333,7 @@ $("clear").addEventListener("click", clear);
 $("export").addEventListener("click", download);
 $("open-keys").addEventListener("click", () => $("keys").showModal());
 $("open-settings").addEventListener("click", () => openSettings($("settings").hidden));
-$("settings").addEventListener("submit", (event) => event.preventDefault());
-$("system").addEventListener("input", () => set("system", $("system").value));
-for (const name of ["temperature", "top_p"]) $(name).addEventListener("input", () => set(name, Number($(name).value)));
-$("max_tokens").addEventListener("input", () => set("max_tokens", Math.max(0, Math.floor(Number($("max_tokens").value))) || null));
-$("run_tools").addEventListener("change", () => set("run_tools", $("run_tools").checked));
+followSettings(save);
 for (const idea of $("ideas").children) idea.addEventListener("click", () => send(idea.lastElementChild.textContent, null));
 $("scroll").addEventListener("scroll", () => {
   const { scrollHeight, scrollTop, clientHeight } = $("scroll");
@@ -370,7 +341,10 @@ $("scroll").addEventListener("scroll", () => {
   $("latest").hidden = following;
 });
 $("latest").addEventListener("click", () => $("scroll").scrollTo({ top: $("scroll").scrollHeight, behavior: "smooth" }));
-addEventListener("pagehide", () => running && save());
+addEventListener("pagehide", () => {
+  running?.abort();
+  save();
+});
 
 function openSettings(open) {
   $("settings").hidden = !open;
@@ -400,7 +374,7 @@ document.addEventListener("keydown", (event) => {
 
 async function load() {
   try {
-    info = { tools: [], defaults: {}, ...(await (await ask("api/info")).json()) };
+    Object.assign(info, await (await ask("api/info")).json());
     notify(lost);
   } catch (error) {
     notify(error.message, load);

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from crawl2chat.web.ranking import HEADERS, KINDS
 
-NAMES = ("chat.css", "chat.js", "chat_parts.js", "chat_stream.js", "chat_talk.js", "chat_tokens.js")
+NAMES = "chat.css chat.js chat_parts.js chat_settings.js chat_stream.js chat_talk.js chat_tokens.js".split()
 FILES = {"/": "chat.html"} | {f"/{name}": name for name in NAMES}
 
 

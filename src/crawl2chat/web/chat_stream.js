@@ -8,7 +8,8 @@ export const wellFormed = (text) => text.replace(/\p{Surrogate}/gu, "\ufffd"); /
 export const shown = (text) => wellFormed(text).replace(/\r\n/g, "\n").replace(HIDDEN, sign);
 
 export async function ask(path, body, signal) {
-  const post = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) };
+  const text = JSON.stringify(body, (_, value) => (typeof value === "string" ? wellFormed(value) : value));
+  const post = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: text };
   let answer;
   try {
     answer = await fetch(path, { ...post, signal });
@@ -96,13 +97,25 @@ export async function complete(reply, request, signal, changed) {
   changed();
 }
 
-// A reply's messages as a request or a file has them: without calls that nothing answered, and turns left empty by that.
+// Whether a call can be sent back: it was answered, and it is one of a name with an object of arguments.
+function whole(messages, call) {
+  try {
+    const given = JSON.parse(call.function.arguments);
+    return resultOf(messages, call) && /^[\w.-]{1,64}$/.test(call.function.name) && given !== null && typeof given === "object" && !Array.isArray(given);
+  } catch {
+    return false;
+  }
+}
+
+// A reply's messages as a request or a file has them: without calls that are not whole, and turns left empty by that.
 export function spoken(messages) {
+  const calls = messages.flatMap((message) => message.tool_calls ?? []).filter((call) => whole(messages, call));
   const said = messages.map((message) => {
-    if (message.role !== "assistant") return message;
     const { tool_calls = [], ...rest } = message;
-    const answered = tool_calls.filter((call) => resultOf(messages, call)).map(({ index, ...call }) => call);
-    return answered.length ? { ...rest, tool_calls: answered } : rest;
+    const kept = tool_calls.filter((call) => calls.includes(call)).map(({ index, ...call }) => call);
+    return kept.length ? { ...rest, tool_calls: kept } : rest;
   });
-  return said.filter((message) => message.role !== "assistant" || message.content || message.reasoning_content || message.tool_calls);
+  const isKept = ({ role, content, reasoning_content, tool_calls, tool_call_id }) =>
+    role === "tool" ? calls.some((call) => call.id === tool_call_id) : content || reasoning_content || tool_calls;
+  return said.filter(isKept);
 }

@@ -1,7 +1,7 @@
 // A message as the model reads it: every token in a colour, its probability and what could have stood in its place.
 
 import { ask, shown } from "./chat_stream.js";
-import { element, icon } from "./chat_parts.js";
+import { button, element, icon } from "./chat_parts.js";
 
 const STEPS = [0.01, 0.1, 0.5, 0.9]; // the classes p0 (rarest) to p4
 const ALTERNATIVES = 5;
@@ -90,13 +90,13 @@ export function tokenView(models, model, messages, role, close) {
   who.setAttribute("aria-label", "The checkpoint that reads it");
   who.append(...models.map((name) => element("option", "", name)));
   who.value = model;
-  const paint = element("button", "small", "Colour by probability");
-  paint.type = "button";
-  paint.addEventListener("click", () => {
+  const paint = button("small", "Probability", () => {
     const on = view.classList.toggle("by-probability");
     view.classList.toggle("by-token", !on);
-    paint.textContent = on ? "Colour by token" : "Colour by probability";
+    paint.setAttribute("aria-pressed", on);
   });
+  paint.title = "Colour the tokens by their probability";
+  paint.setAttribute("aria-pressed", false);
   const leave = icon("close", "Close the token view", close);
   top.append(element("label", "", "Read by "), paint, leave);
   top.firstChild.append(who);
@@ -111,7 +111,6 @@ export function tokenView(models, model, messages, role, close) {
       if (wanted !== who.value) return;
       const [start, end] = ownPart(tokens, role);
       const card = element("div", "token-card");
-      card.setAttribute("aria-live", "polite");
       const own = tokens.slice(start, end);
       const count = `${own.length} token${own.length === 1 ? "" : "s"}, ${own.filter((token) => token.written).length} of them the model's own (underlined: they bear the loss in training).`;
       body.replaceChildren(coloured(own, card), card, element("p", "quiet", count));
@@ -122,14 +121,12 @@ export function tokenView(models, model, messages, role, close) {
         body.append(before);
       }
     } catch (error) {
-      const again = element("button", "small", "Try again");
-      again.type = "button";
-      again.addEventListener("click", load);
       const failed = element("p", "failed", shown(error.message) + " ");
-      failed.append(again);
+      failed.append(button("small", "Try again", load));
       body.replaceChildren(failed);
     } finally {
       body.removeAttribute("aria-busy");
+      view.scrollIntoView({ block: "nearest" });
     }
   }
   who.addEventListener("change", load);

@@ -7,13 +7,14 @@ import os
 import statistics
 import threading
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import FileIO
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
-DATASET = ("prompt", "replies", "order", "labeler", "split")
+DATASET = ("prompt", "replies", "labeler", "split")  # columns beside what was decided
 
 
 def key_of(row: dict) -> str:
@@ -29,14 +30,20 @@ def is_order(order: object, count: int) -> bool:
 class Decisions:
     """The decisions of every labeler in `path`, whichever threads and processes write it.
 
-    A line is a decision, {"prompt", "replies", "order": numbers of the replies, best first, or null: skipped,
-    "labeler", "split", "decision": its id, "shown", "seconds", "at"}, or takes one back, {"retracts": its id,
-    "labeler", "decision"}. Lines that a crash cut, or that are no such rows, are left out: `unreadable` has their
-    numbers. Attributes may be used inside `with decisions.held():` alone.
+    A line is a decision, {"prompt", "replies", `field`: what was decided, or null: skipped, "labeler", "split",
+    "decision": its id, "shown", "seconds", "at"}, or takes one back, {"retracts": its id, "labeler", "decision"}. The
+    `field` of an order is "order", numbers of the replies, best first. Lines that a crash cut, or that are no such
+    rows, are left out: `unreadable` has their numbers. Attributes may be used inside `with decisions.held():` alone.
     """
 
-    def __init__(self, path: str | Path) -> None:
-        """Makes the file where there is none. Raises OSError."""
+    def __init__(
+        self, path: str | Path, field: str = "order", valid: Callable[[object, int], bool] = is_order
+    ) -> None:
+        """Makes the file where there is none; `valid` says whether a value of `field` fits so many replies.
+
+        Raises OSError.
+        """
+        self.field, self.valid = field, valid
         self.path, self.lock, self.offset, self.line = Path(path), threading.Lock(), 0, 0
         self.cut = False  # the last line has no end
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +52,7 @@ class Decisions:
         os.fsync(folder)  # the name, too, outlives a crash
         os.close(folder)
         self.standing: dict[tuple[str, str], dict] = {}  # by labeler and prompt, oldest first
-        self.retracted: dict[tuple[str, str], list[int] | None] = {}  # the order that was taken back, newest last
+        self.retracted: dict[tuple[str, str], Any] = {}  # what was decided and taken back, newest last
         self.seen: set[str] = set()  # ids of all rows
         self.gone: set[str] = set()  # ids of those taken back
         self.unreadable: list[int] = []
@@ -85,12 +92,12 @@ class Decisions:
             where = next((at for at, old in self.standing.items() if old["decision"] == row["retracts"]), None)
             if where and where[0] == who:
                 self.retracted.pop(where, None)
-                self.retracted[where] = self.standing.pop(where)["order"]
+                self.retracted[where] = self.standing.pop(where)[self.field]
                 self.gone.add(row["retracts"])
         elif name not in self.seen:
-            order, replies, where = row["order"], row["replies"], (who, key_of(row))
-            if not isinstance(replies, list) or order is not None and not is_order(order, len(replies)):
-                raise ValueError("no order of these replies")
+            value, replies, where = row[self.field], row["replies"], (who, key_of(row))
+            if not isinstance(replies, list) or value is not None and not self.valid(value, len(replies)):
+                raise ValueError(f"no {self.field} of these replies")
             self.standing.pop(where, None)
             self.standing[where] = {"split": "train", **row}
         self.seen.add(name)
@@ -122,9 +129,9 @@ class Decisions:
         return {name for name, _ in self.standing}
 
     def dataset(self) -> list[dict]:
-        """The orders that stand, as {"prompt", "replies", "order", "labeler", "split"}; skips are left out."""
-        rows = (row for row in self.standing.values() if row["order"] is not None)
-        return [{name: row[name] for name in DATASET} for row in rows]
+        """The decisions that stand, as {"prompt", "replies", `field`, "labeler", "split"}; skips are left out."""
+        rows = (row for row in self.standing.values() if row[self.field] is not None)
+        return [{name: row[name] for name in (*DATASET, self.field)} for row in rows]
 
 
 def tau(one: Sequence[int], other: Sequence[int]) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from math import isfinite
 
 SHARES = ("accuracy", "share", "precision", "recall", "stderr", "distinct_continuations")
 SHARES += ("verbatim_recall_train", "verbatim_recall_heldout", "_before", "_after", "pass_at_1_gain")
@@ -11,6 +12,8 @@ SHARES += ("win_rate", "win_rate_low", "win_rate_high")
 
 def said(value: float, key: str = "") -> str:
     """A number for people: shares in per cent, times in seconds or minutes, large ones in millions."""
+    if not isfinite(value):
+        return "not a number"
     if key.endswith(SHARES) and "length" not in key or key.startswith("recollection/"):
         return f"{100 * value:.1f}".removesuffix(".0") + "\u00a0%"
     if key.endswith("seconds"):
@@ -52,8 +55,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
 
 def bar(label: str, share: float, note: str) -> str:
     """A labelled bar, `share` (0 to 1) of the room it has; `note` is HTML behind its end."""
-    width = f"width:{65 * share:.1f}%"
+    width = f"width:{65 * min(max(share, 0), 1) if isfinite(share) else 0:.1f}%"
     return f'<div class="rung"><span>{escape(label)}</span><span><i style="{width}"></i>{note}</span></div>'
+
+
+def tiles(facts: Sequence[tuple[str, str]]) -> str:
+    """Numbers in a row, of (number, what it counts); both are HTML already."""
+    shown = "".join(f"<div><b>{value}</b><small>{name}</small></div>" for value, name in facts)
+    return f'<div class="tiles">{shown}</div>' if facts else ""
 
 
 def details(title: str, body: str) -> str:
