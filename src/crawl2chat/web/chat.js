@@ -342,7 +342,8 @@ $("scroll").addEventListener("scroll", () => {
 });
 $("latest").addEventListener("click", () => $("scroll").scrollTo({ top: $("scroll").scrollHeight, behavior: "smooth" }));
 addEventListener("pagehide", () => {
-  running?.abort();
+  if (!running) return;
+  running.abort();
   save();
 });
 
