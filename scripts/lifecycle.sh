@@ -30,6 +30,9 @@ contents() {
     stage overoptimization # what too much of it does, and choosing the best of n instead
     chapter "What it can do, and what it cannot"
     stage eval             # every checkpoint on every task
+    stage arena            # checkpoints in pairs on the same questions -> ratings
+    chapter "Out of the door"
+    stage release          # a checkpoint -> a folder for the hub and for llama.cpp, with its card
     stage report           # one page with every number and figure
 }
 

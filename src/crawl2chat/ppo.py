@@ -234,7 +234,7 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         size = self.rows_a_rank // args.num_mini_batches
         for _ in range(args.num_ppo_epochs):
             order = torch.randperm(self.rows_a_rank, generator=shuffled).to(args.device)
-            batch.updates += order.split(size)
+            batch.updates += [rows[batch.lengths[rows].argsort()] for rows in order.split(size)]
         batch.counts = self._total(torch.stack([batch.mask[rows].sum() for rows in batch.updates]))
         self._report(batch, kl, number, time.perf_counter() - began)
         return batch
