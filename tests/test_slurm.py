@@ -1,4 +1,4 @@
-"""scripts/launch.slurm: what it asks of Slurm, what it starts on every machine, and how it is requeued."""
+"""scripts/launch.slurm: what it asks of Slurm, starts on every machine, and how it is requeued; submit.sh's chains."""
 
 import os
 import re
@@ -18,6 +18,7 @@ DIRECTIVES = dict(re.findall(r"^#SBATCH --([\w-]+)=?(.*)$", FILE.read_text(), re
 STUBS = {  # Slurm of two machines; every task's environment says which it is
     "srun": 'echo "$*" >>srun.txt; shift; SLURM_NODEID=0 "$@" & SLURM_NODEID=1 "$@"; code=$?; wait $! && exit $code',
     "scontrol": 'echo "$*" >>scontrol.txt; [ "$1 $2" != "show hostnames" ] || printf "node7\\nnode8\\n"',
+    "sbatch": 'echo "$*" >>sbatch.txt; [ "${3#*-}" != "$REFUSED" ] && echo "$((100 + $(wc -l <sbatch.txt)));here"',
     "python": 'echo "$SLURM_NODEID $*" >>python.txt; until [ -f go ]; do sleep 0.02; done; exit $(cat go)',
 }
 
@@ -28,8 +29,9 @@ def job(tmp_path):
     for folder in ("scripts", "recipes", ".venv/bin", "bin"):
         (tmp_path / folder).mkdir(parents=True)
     shutil.copytree(ROOT / "accelerate_configs", tmp_path / "accelerate_configs")
-    for name in ("scripts/pretrain.py", "recipes/pretrain.yaml"):
-        shutil.copy(ROOT / name, tmp_path / name)
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes", dirs_exist_ok=True)
+    for path in ROOT.glob("scripts/*.*"):
+        shutil.copy(path, tmp_path / "scripts")
     for name, text in STUBS.items():
         path = tmp_path / (".venv/bin" if name == "python" else "bin") / name
         path.write_text(f"#!/usr/bin/env bash\n{text}\n")
@@ -70,12 +72,11 @@ def test_the_file_is_sound_and_asks_for_what_a_requeue_needs():
 
 def test_every_command_in_it_names_real_files():
     commands = re.findall(r"^# (sbatch .*)$", FILE.read_text(), re.MULTILINE)
-    assert len(commands) == 3
+    assert len(commands) == 4
     for command in commands:
         files = [w.rpartition("=")[2] for w in shlex.split(command) if re.search("(scripts|recipes|configs)/", w)]
         assert len(files) >= 3 and all((ROOT / file).is_file() for file in files), command
-    config = re.search(r"\$\{CONFIG:-(.*)\}", FILE.read_text())[1]
-    assert (ROOT / config).is_file()
+    assert (ROOT / re.search(r"config=(accelerate_configs/.*)$", FILE.read_text(), re.MULTILINE)[1]).is_file()
 
 
 def test_every_machine_starts_its_ranks_and_knows_its_number(job):
@@ -89,7 +90,7 @@ def test_every_machine_starts_its_ranks_and_knows_its_number(job):
         args = launch_command_parser().parse_args(arguments)
         assert (args.machine_rank, args.num_machines, args.num_processes) == (int(rank), 2, 16)
         assert (args.main_process_ip, args.main_process_port) == ("node7", 20123)
-        assert args.config_file == "accelerate_configs/multi_node.yaml"
+        assert args.config_file == "accelerate_configs/ddp.yaml", "the recipe's second line names it"
         assert [args.training_script, *args.training_script_args[:3]] == [
             "scripts/pretrain.py", "recipes/pretrain.yaml", "--seed", "1",
         ]  # fmt: skip
@@ -105,6 +106,27 @@ def test_another_config_is_named_in_the_environment_and_no_gpus_are_one_process_
     for call in lines(job / "python.txt", 2):
         assert "--config_file accelerate_configs/zero2.yaml" in call and "--num_processes 2 " in call
     assert "2 machines of 1 processes, the first is node7" in printed
+
+
+@pytest.mark.parametrize("stage, environment", [("eval", ""), ("laptop/sft", "true cpu")])
+def test_a_stage_that_is_one_process_runs_once_on_the_first_machine(job, stage, environment):
+    (job / "go").write_text("0")
+    stub = job / ".venv/bin/python"
+    stub.write_text(stub.read_text().replace("until", "echo $ACCELERATE_USE_CPU $DS_ACCELERATOR >env.txt; until"))
+    (job / "bin/srun").write_text('#!/usr/bin/env bash\necho "$*" >>srun.txt; shift 3; SLURM_NODEID=0 "$@"\n')
+    script = f"scripts/{stage.rpartition('/')[2]}.py"
+    assert submit(job, script, f"recipes/{stage}.yaml", "--seed", "1").wait(20) == 0
+    assert lines(job / "python.txt", 1) == [f"0 {script} recipes/{stage}.yaml --seed 1"]
+    assert lines(job / "srun.txt", 1)[0].startswith("--kill-on-bad-exit=1 --nodes=1 --ntasks=1 ")
+    assert (job / "env.txt").read_text().strip() == environment
+
+
+def test_what_a_recipe_does_not_name_is_ddp_on_all_machines(job):
+    (job / "go").write_text("0")
+    recipe = job / "recipes/plain.yaml"
+    recipe.write_text("# plain\n# accelerate launch scripts/sft.py recipes/plain.yaml\n")
+    assert submit(job, "scripts/sft.py", "recipes/plain.yaml").wait(20) == 0
+    assert all("--config_file accelerate_configs/multi_node.yaml" in call for call in lines(job / "python.txt", 2))
 
 
 def test_when_the_time_is_nearly_up_the_job_goes_back_into_the_queue_while_it_trains(job):
@@ -146,3 +168,62 @@ def test_slurm_takes_the_file():
     command = ["sbatch", "--test-only", "--gpus-per-node=0", "--nodes=1", FILE, "script", "recipe"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert "to start at" in done.stderr, done.stderr
+
+
+def chain(job: Path, *words: str, **environment: str) -> tuple[list[list[str]], subprocess.CompletedProcess]:
+    """submit.sh's calls of sbatch, and how it ended."""
+    environment = {**os.environ, "PATH": f"{job}/bin:{os.environ['PATH']}", "REFUSED": "none", **environment}
+    command = ["bash", "scripts/submit.sh", *words]
+    done = subprocess.run(command, cwd=job, env=environment, capture_output=True, text=True, timeout=60)
+    notes = job / "sbatch.txt"
+    return [line.split() for line in notes.read_text().splitlines()] if notes.exists() else [], done
+
+
+@pytest.mark.parametrize(
+    "folder", ["recipes", *sorted(str(p.parent.relative_to(ROOT)) for p in ROOT.glob("recipes/*/report.yaml"))]
+)
+def test_a_folder_is_a_chain_of_its_stages_in_the_lifecycles_order(job, folder):
+    calls, done = chain(job, folder)
+    assert done.returncode == 0, done.stderr
+    order = re.findall(r"^    stage (\w+)", (ROOT / "scripts/lifecycle.sh").read_text(), re.MULTILINE)
+    stages = [Path(call[-1]).stem.partition("-")[0] for call in calls]
+    assert stages == sorted(stages, key=order.index)
+    written = {path.name for path in (ROOT / folder).glob("*.yaml")} - {"chat.yaml"}
+    assert {Path(call[-1]).name for call in calls} == {
+        name for name in written if name.partition(".")[0].partition("-")[0] in order
+    }
+    for number, call in enumerate(calls):
+        assert call[:2] == ["--parsable", "--job-name"] and call[-3] == "scripts/launch.slurm"
+        assert call[-2] == f"scripts/{stages[number]}.py" and (ROOT / call[-1]).is_file()
+        after = f"--dependency afterok:{100 + number} --kill-on-invalid-dep=yes"
+        assert (after in " ".join(call)) == (number > 0) and ("--dependency" in call) == (number > 0)
+    assert done.stdout.count("submit: ") == len(calls)
+
+
+def test_what_accelerate_spreads_gets_the_machines_and_the_rest_one_gpu(job):
+    calls, done = chain(job, "recipes", "--from", "interrogate", "--to", "sft", "--nodes", "4", "--partition", "gpu")
+    assert done.returncode == 0 and [call[2] for call in calls] == ["recipes-interrogate", "recipes-sft"]
+    assert " ".join(calls[0][3:-3]) == "--nodes 1 --gpus-per-node 1 --partition gpu"
+    assert " ".join(calls[1][3:-3]) == "--nodes 4 --dependency afterok:101 --kill-on-invalid-dep=yes --partition gpu"
+    (job / "sbatch.txt").unlink()
+    calls, done = chain(job, "recipes/laptop/", "--to", "pretrain")
+    assert all(call[3:7] == ["--nodes", "1", "--gpus-per-node", "1"] for call in calls)
+
+
+@pytest.mark.parametrize(
+    "words, complaint, sent",
+    [
+        ([], "usage: bash scripts/submit.sh RECIPE_FOLDER", 0),
+        (["--nodes", "2"], "usage: bash scripts/submit.sh RECIPE_FOLDER", 0),
+        (["recipes/nowhere"], "recipes/nowhere: no recipes there", 0),
+        (["recipes", "--from", "stf"], "stf: no such stage; there are: data tokenizer", 0),
+        (["recipes", "--from"], "--from takes a value", 0),
+        (["recipes/laptop", "--to", "merge"], "recipes/laptop/merge.yaml: this folder has no recipe for merge", 0),
+        (["recipes", "--from", "sft", "--to", "data"], "nothing to submit: --to data comes before --from sft", 0),
+        (["recipes"], "sbatch refused recipes-pretrain; the jobs before it stand", 3),
+    ],
+)
+def test_what_cannot_be_submitted_is_one_line(job, words, complaint, sent):
+    calls, done = chain(job, *words, REFUSED="pretrain")
+    assert done.returncode == 2 and complaint in done.stderr and done.stderr.count("\n") == 1
+    assert len(calls) == sent
