@@ -52,6 +52,7 @@ class StandIn:
         self.info |= {"tools": ["search", "python"], "defaults": dict(DEFAULTS)}
         self.requests: list[dict] = []
         self.reply: Callable[[dict], object] = lambda request: words(f"{request['model']} ", "says hello.")
+        self.key = ""
         self.gone = threading.Event()  # a reader has left before the end
         files, here = page_files(), self
 
@@ -59,20 +60,24 @@ class StandIn:
             def do_GET(self) -> None:
                 if self.path in files:
                     return self.answer(200, *files[self.path])
+                if not self.known():
+                    return
                 if self.path == "/api/info":
                     return self.answer(200, json.dumps(here.info).encode())
                 self.answer(404, b"{}")
 
             def do_POST(self) -> None:
                 request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                if not self.known():
+                    return
                 here.requests.append({"path": self.path, **request})
                 try:
                     if self.path == "/api/tokens":
                         return self.answer(200, json.dumps({"tokens": here.tokens(request)}).encode())
                     chunks = here.reply(request)
                 except Failed as failed:
-                    status, message = failed.args
-                    error = {"error": {"message": message, "type": "server_error", "code": None}}
+                    status, message, code = (*failed.args, None)[:3]
+                    error = {"error": {"message": message, "type": "server_error", "code": code}}
                     return self.answer(status, json.dumps(error).encode())
                 self.send_response(200)
                 self.send_header("Content-Type", "text/event-stream")
@@ -81,6 +86,12 @@ class StandIn:
                     self.stream(chunks)
                 except OSError:
                     here.gone.set()
+
+            def known(self) -> bool:
+                if here.key and self.headers["Authorization"] != f"Bearer {here.key}":
+                    self.answer(401, json.dumps({"error": {"message": "this server wants its key"}}).encode())
+                    return False
+                return True
 
             def stream(self, chunks: object) -> None:
                 for chunk in chunks:
@@ -594,6 +605,39 @@ def test_browser_a_server_that_is_away_is_said_at_the_start_and_later(chromium):
         send(tab, "Hi.")
         settled(tab)
         assert "The server does not answer" in tab.locator("p.failed").inner_text()
+
+
+def test_browser_a_server_with_a_key_is_given_it_and_the_key_is_kept_nowhere(chromium):
+    with standing_in() as server, opened(chromium, server.address, expected="401") as tab:
+        server.key = "sesame"
+        tab.reload()
+        tab.get_by_text("wants its key").wait_for()
+        tab.locator("#key input").fill("sesame")
+        tab.keyboard.press("Enter")
+        tab.locator(".pill").first.wait_for()
+        assert not tab.locator("#key").is_visible() and not tab.locator("#notice").is_visible()
+        send(tab, "Hi.")
+        settled(tab)
+        assert replies(tab) == ["grpo says hello."]
+        kept = tab.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
+        assert "sesame" not in kept
+
+
+def test_browser_a_full_context_is_said_before_and_when_it_is_full(chromium):
+    with standing_in() as server, opened(chromium, server.address, expected="400") as tab:
+        server.info["models"][2]["context"] = 20
+        tab.reload()
+        send(tab, "Hi.")
+        settled(tab)
+        assert "16 of 20 tokens of context are full" in tab.locator(".meta").inner_text()
+
+        def full(request: dict) -> list[dict]:
+            raise Failed(400, "the messages are 21 tokens", "context_length_exceeded")
+
+        server.reply = full
+        send(tab, "More.")
+        settled(tab)
+        assert "Begin a new conversation, or edit" in tab.locator("p.failed:visible").inner_text()
 
 
 def test_browser_keys_alone_do_everything(chromium):

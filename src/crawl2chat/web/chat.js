@@ -1,8 +1,8 @@
 // The chat page: who answers and how, asking, showing, and the keys.
 
-import { button, element, icon, isOn, paint, textOf } from "./chat_parts.js";
+import { button, element, enterSends, fit, icon, isOn, paint, textOf } from "./chat_parts.js";
 import { followSettings, info, settings, showSettings } from "./chat_settings.js";
-import { ask, complete, shown, spoken } from "./chat_stream.js";
+import { ask, complete, shown, spoken, useKey } from "./chat_stream.js";
 import { beside, choose, forget, historyOf, keep, newReply, newRound, path, restore, siblings, talk } from "./chat_talk.js";
 import { tokenView } from "./chat_tokens.js";
 
@@ -224,6 +224,8 @@ function showReply(reply, box = document.querySelector(`[data-reply="${Number(re
   failed.hidden = reply.state !== "failed";
   failed.firstChild.textContent = failed.hidden ? "" : shown(reply.error) + " ";
   const parts = [reply.tokens && `${reply.tokens} tokens`, reply.seconds && `${reply.seconds.toFixed(1)} s`];
+  const room = info.models.find((model) => model.id === reply.model)?.context;
+  if (reply.context > 0.75 * room) parts.push(`${reply.context} of ${room} tokens of context are full`);
   parts.push({ stopped: "stopped" }[reply.state], reply.finish === "length" && "cut at the limit", reply.state === "done" && !reply.messages.length && "nothing said");
   foot.firstChild.textContent = parts.filter(Boolean).join(" · ");
   foot.hidden = isOn(reply) || (reply.state === "failed" && !reply.messages.length);
@@ -274,17 +276,6 @@ function render() {
 }
 
 // ------------------------------------------------------------------ the rest of the page
-
-function fit(area) {
-  area.style.height = "auto";
-  area.style.height = `${area.scrollHeight + 2}px`;
-}
-
-function enterSends(event, form) {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
-  event.preventDefault();
-  if (!event.repeat) form.requestSubmit();
-}
 
 function download() {
   const last = path().at(-1);
@@ -373,12 +364,20 @@ document.addEventListener("keydown", (event) => {
   event.preventDefault();
 });
 
+$("key").addEventListener("submit", (event) => {
+  event.preventDefault();
+  useKey($("key").elements[0].value);
+  load();
+});
+
 async function load() {
+  $("key").hidden = true;
   try {
     Object.assign(info, await (await ask("api/info")).json());
     notify(lost);
   } catch (error) {
     notify(error.message, load);
+    $("key").hidden = error.status !== 401;
   }
   showModels();
   showSettings();

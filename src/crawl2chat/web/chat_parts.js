@@ -33,6 +33,18 @@ export function icon(name, label, pressed) {
   return made;
 }
 
+// As high as its text.
+export function fit(area) {
+  area.style.height = "auto";
+  area.style.height = `${area.scrollHeight + 2}px`;
+}
+
+export function enterSends(event, form) {
+  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  event.preventDefault();
+  if (!event.repeat) form.requestSubmit();
+}
+
 // Set a text that may have grown: what is there already stays, and with it what a person has selected.
 function write(node, text) {
   const safe = shown(text), there = node.firstChild;

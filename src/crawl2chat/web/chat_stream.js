@@ -7,18 +7,24 @@ const sign = (c) => (c < " " ? String.fromCharCode(0x2400 + c.charCodeAt(0)) : `
 export const wellFormed = (text) => text.replace(/\p{Surrogate}/gu, "\ufffd"); // half a pair is no character
 export const shown = (text) => wellFormed(text).replace(/\r\n/g, "\n").replace(HIDDEN, sign);
 
+let key = ""; // kept nowhere: a page that is opened anew asks for it again
+export const useKey = (given) => (key = given);
+
 export async function ask(path, body, signal) {
+  const headers = { ...(body && { "Content-Type": "application/json" }), ...(key && { Authorization: `Bearer ${key}` }) };
   const text = JSON.stringify(body, (_, value) => (typeof value === "string" ? wellFormed(value) : value));
-  const post = body && { method: "POST", headers: { "Content-Type": "application/json" }, body: text };
+  const post = body && { method: "POST", body: text };
   let answer;
   try {
-    answer = await fetch(path, { ...post, signal });
+    answer = await fetch(path, { ...post, headers, signal });
   } catch (error) {
     throw signal?.aborted ? error : new Error("The server does not answer. Is its command still running?");
   }
   if (answer.ok) return answer;
   const said = await answer.json().catch(() => null);
-  throw new Error(typeof said?.error?.message === "string" ? said.error.message : `The server answered with status ${answer.status}.`);
+  let message = typeof said?.error?.message === "string" ? said.error.message : `The server answered with status ${answer.status}.`;
+  if (said?.error?.code === "context_length_exceeded") message += ". Begin a new conversation, or edit an earlier message.";
+  throw Object.assign(new Error(message), { status: answer.status });
 }
 
 // Server-sent events; true once the server said that it is done.
