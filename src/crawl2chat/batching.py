@@ -14,7 +14,25 @@ from transformers import PreTrainedModel
 
 from crawl2chat.decoding import Batch, Sampling, evaluating
 
-COMPUTING = threading.Lock()  # one model computes at a time: PyTorch's settings and its threads are the process's
+
+class _InTurn:
+    """A lock that whoever has waited longest gets: two models' threads take turns."""
+
+    def __init__(self):
+        self.changed, self.drawn, self.called = threading.Condition(), 0, 0
+
+    def __enter__(self) -> None:
+        with self.changed:
+            mine, self.drawn = self.drawn, self.drawn + 1
+            self.changed.wait_for(lambda: self.called == mine)
+
+    def __exit__(self, *_: object) -> None:
+        with self.changed:
+            self.called += 1
+            self.changed.notify_all()
+
+
+COMPUTING = _InTurn()  # one model computes at a time: PyTorch's settings and its threads are the process's
 
 
 class Stopped(Exception):

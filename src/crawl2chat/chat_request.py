@@ -163,7 +163,7 @@ class TokensRequest(_Sent):
 
     model_config = ConfigDict(extra="forbid")
     model: str
-    messages: Annotated[list[_Message], Field(min_length=1, max_length=2000)]
+    messages: Annotated[list[_Message], Field(min_length=1, max_length=200)]
 
 
 def conversation(messages: list[_Message]) -> list[dict]:

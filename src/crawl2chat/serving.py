@@ -16,7 +16,6 @@ import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
@@ -29,14 +28,13 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from crawl2chat.answering import Answers, Desk, Served
 from crawl2chat.chat_request import Refused, read_json, read_request, read_tokens_request
 from crawl2chat.stage import fail
+from crawl2chat.web.chat import FILES, page_files
 from crawl2chat.web.ranking import HEADERS
 
 LARGEST = 2**20  # bytes of a body that are read
 DRAINED = 16 * 2**20  # bytes that are let go by, so that a client gets to its answer
 PATIENCE = 10  # seconds in which a request's head, and then its body, must have come
 STALLED = 30  # seconds that a client may leave a piece of its answer unread
-PAGE = {"/": "chat.html", "/chat.css": "chat.css", "/chat.js": "chat.js"}
-KINDS = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 HERE = ("localhost", "127.0.0.1", "[::1]")
 
 
@@ -58,6 +56,7 @@ class ServeConfig:
 
 def make_app(desk: Desk, host: str = "127.0.0.1", secret: str = "") -> Callable:
     """The server as an ASGI application; `secret`, where there is one, must come with every request to the API."""
+    files = page_files()
 
     async def models(_: Request) -> Response:
         return JSONResponse({"object": "list", "data": [desk.card(name) for name in desk.checkpoints]})
@@ -89,10 +88,8 @@ def make_app(desk: Desk, host: str = "127.0.0.1", secret: str = "") -> Callable:
             answers.stop()
 
     async def page(request: Request) -> Response:
-        file = Path(__file__).parent / "web" / PAGE[request.url.path]
-        if not file.is_file():
-            raise Refused(404, f"there is nothing at {request.url.path}")
-        return Response(file.read_bytes(), media_type=KINDS[file.suffix])
+        content, headers = files[request.url.path]
+        return Response(content, media_type=headers["Content-Type"])
 
     async def refused(_: Request, error: Exception) -> Response:
         retry = {"Retry-After": "2"} if error.status in (429, 503) else {}
@@ -116,7 +113,7 @@ def make_app(desk: Desk, host: str = "127.0.0.1", secret: str = "") -> Callable:
         Route("/v1/chat/completions", chat, methods=["POST"]),
         Route("/api/tokens", tokens, methods=["POST"]),
         Route("/api/info", info),
-        *(Route(path, page) for path in PAGE),
+        *(Route(path, page) for path in FILES),
     ]
     handlers = {Refused: refused, HTTPException: not_there, ClientDisconnect: gone, Exception: broken}
     return _Guard(Starlette(routes=routes, exception_handlers=handlers), host, secret)
@@ -161,7 +158,7 @@ class _Guard:
         if origin is not None and origin not in (f"http://{hosts[0]}", f"https://{hosts[0]}"):
             raise Refused(403, "another site's page may not ask here", "origin", "Origin")
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
-        if self.secret and path not in PAGE and not hmac.compare_digest(given.encode(), self.secret.encode()):
+        if self.secret and path not in FILES and not hmac.compare_digest(given.encode(), self.secret.encode()):
             raise Refused(401, "this server wants its key: Authorization: Bearer ...", "invalid_api_key")
 
 
@@ -268,6 +265,7 @@ def make_server(desk: Desk, config: ServeConfig) -> tuple[uvicorn.Server, socket
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((config.host.strip("[]"), config.port))
+        listening.listen(128)
     except OSError as error:
         fail(f"{config.host}:{config.port} cannot be listened at ({error.strerror}); give another --port or --host")
     options = {"http": _Patient, "ws": "none", "lifespan": "off", "loop": "asyncio", "proxy_headers": False}
