@@ -48,7 +48,7 @@ def load_rewards(
 
     An unknown name or knob, one named twice, and a value that cannot be are one clear line.
     """
-    functions, known = [], {function.__name__: function for function in (correct, format, short, unrepeated, language)}
+    functions, known = [], {function.__name__: function for function in REWARDS}
     if not entries:
         fail("rewards: none is named; begin with {name: correct}")
     for number, entry in enumerate(entries):
@@ -224,3 +224,6 @@ def words(completion: Completion) -> str:
 def _nearest(name: str, known) -> str:
     near = get_close_matches(name, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"there is {', '.join(sorted(known)) or 'none'}"
+
+
+REWARDS = (correct, format, short, unrepeated, language)  # what a recipe may name
