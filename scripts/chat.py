@@ -11,6 +11,7 @@ python scripts/chat.py recipes/laptop/chat.yaml --serve
 from pathlib import Path
 
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from crawl2chat.answering import Desk, Served
 from crawl2chat.model import check_fit, load_model
@@ -40,6 +41,7 @@ def served(config: ChatConfig, serving: ServeConfig) -> list[Served]:
 
 def main(config: ChatConfig, serving: ServeConfig) -> None:
     torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
+    disable_progress_bar()  # of the loading of weights: it would be a line in the conversation
 
     # tools
     try:

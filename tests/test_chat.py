@@ -96,9 +96,7 @@ def test_calls_and_results_are_shown_as_they_come(chat, folders, capsys, monkeyp
     saying(monkeypatch, Part("words", "Well."), call, result, Part("words", "Lima."))
     run(chat, "--model_name_or_path", folders / "sft", "--ask", "q")
     output = capsys.readouterr().out
-    assert (
-        'Well.\n  search {"query": "capital of Peru"}\n   -> The capital of Peru is Lima. [x]\nLima.\n' in output
-    )
+    assert 'Well.\n  search {"query": "capital of Peru"}\n   -> The capital of Peru is Lima. [x]\nLima.\n' in output
 
 
 def test_the_tools_of_the_recipe_are_the_models(chat, folders, monkeypatch):
@@ -160,6 +158,79 @@ def test_history_is_kept_until_reset(chat, folders, capsys, monkeypatch):
         ([user("five")], 0.5),
     ]
     assert output.count("(a new conversation)") == 3
+
+
+def test_a_question_is_asked_again_and_taken_back(chat, folders, capsys, monkeypatch):
+    asked = []
+    saying(monkeypatch, Part("words", "ok"), asked=asked)
+    output = talk(
+        chat, monkeypatch, capsys, folders, "/again", "one", "two", "/again", "/undo", "/undo", "/undo", "three"
+    )
+    said = [prompt.count("<|im_start|>user") for prompt, _, _ in asked]
+    assert said == [1, 2, 2, 1] and [options["seed"] for _, _, options in asked] == [0, 1, 2, 3]
+    assert "two" in asked[2][0] and "two" not in asked[3][0]
+    assert output.count("(nothing was asked yet)") == 2 and output.count("(taken back)") == 2
+
+
+def test_a_conversation_is_saved_for_its_owner_and_loaded(chat, folders, capsys, monkeypatch, tmp_path):
+    asked = []
+    saying(monkeypatch, Part("words", "ok"), asked=asked)
+    file = tmp_path / "talk.json"
+    output = talk(chat, monkeypatch, capsys, folders, "one", f"/save {file}", "/reset", f"/load {file}", "two",
+                  f"/save {file}", "/save", "/save /nowhere/x")  # fmt: skip
+    assert file.stat().st_mode & 0o777 == 0o600 and len(json.loads(file.read_text())["messages"]) == 2
+    assert asked[1][0].count("<|im_start|>user") == 2 and "> one\nok\n" in output
+    assert "is there already" in output and "needs the name of a file" in output and "not saved" in output
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"messages": 5}', '[{"role": "king", "content": "x"}]', '[{"role": "user"}]', "\x00"]
+)
+def test_a_file_that_is_no_conversation_is_one_line_and_changes_nothing(
+    chat, folders, capsys, monkeypatch, tmp_path, text
+):
+    asked = []
+    saying(monkeypatch, Part("words", "ok"), asked=asked)
+    (tmp_path / "talk.json").write_text(text)
+    output = talk(chat, monkeypatch, capsys, folders, "one", f"/load {tmp_path / 'talk.json'}", "two")
+    assert output.count("(not loaded: ") == 1 and asked[1][0].count("<|im_start|>user") == 2
+
+
+def test_ctrl_c_stops_a_reply_and_not_the_chat(chat, folders, capsys, monkeypatch):
+    asked = []
+
+    def speak(model, tokenizer, ids, *arguments, **options):
+        asked.append(tokenizer.decode(ids))
+        yield Part("words", "Well, ")
+        if len(asked) == 1:
+            raise KeyboardInterrupt
+        return Spoken(Reply(messages=[{"role": "assistant", "content": "ok"}], ended=True), "stop")
+
+    monkeypatch.setattr(terminal, "speak", speak)
+    output = talk(chat, monkeypatch, capsys, folders, "one", "two")
+    assert "Well, \n(stopped)\n" in output and "one" not in asked[1]
+
+
+def test_the_last_replys_tokens_are_shown_with_their_probabilities(chat, folders, capsys, monkeypatch):
+    output = talk(chat, monkeypatch, capsys, folders, "/tokens", "hi", "/tokens")
+    assert "(0 of the context's 256 tokens are taken)" in output
+    assert output.count("%") >= 5 and "<|im_end|>" not in output.partition("> ")[0]
+
+
+def test_the_server_gets_the_checkpoints_that_are_there_and_the_model_to_talk_to(chat, folders, capsys, monkeypatch):
+    served = []
+    monkeypatch.setattr(chat, "serve", lambda desk, serving: served.append((desk, serving)))
+    entries = [{"name": "tuned", "model": str(folders / "sft")}, {"name": "gone", "model": "output/gone"}]
+    run(chat, "--model_name_or_path", folders / "base", "--checkpoints", json.dumps(entries), "--serve", "--port", 1,
+        "--temperature", 0.5, "--tools", "python")  # fmt: skip
+    ((desk, serving),) = served
+    assert {name: checkpoint.path for name, checkpoint in desk.checkpoints.items()} == {
+        "tuned": str(folders / "sft"),
+        "base": str(folders / "base"),
+    }
+    assert "gone is not served: there is no folder output/gone" in capsys.readouterr().out
+    assert desk.defaults["temperature"] == 0.5 and desk.defaults["max_tokens"] == 256 and serving.port == 1
+    assert all(checkpoint.loaded is None for checkpoint in desk.checkpoints.values())
 
 
 def test_commands_that_are_none_and_bad_values_are_told(chat, folders, capsys, monkeypatch):
