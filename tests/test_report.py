@@ -79,6 +79,8 @@ def test_every_stage_of_the_lifecycle_has_its_section(html):
         "Vague recollection and working memory",
         "Knowledge of self",
         "Tokens to think",
+        "What a token hides",
+        "It uses tools",
         "A map of what it can do",
         "In its own words",
         "Time and memory",

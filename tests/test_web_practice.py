@@ -143,7 +143,7 @@ def test_the_report_shows_practice_after_thinking(tmp_path, run):
     tiny_run(tmp_path, ("eval",))
     html = page(read_run(tmp_path, ("eval", *WAYS)))
     names = titles(html)
-    assert names.index("Tokens to think") + 1 == names.index("Thinking, discovered")
+    assert names.index("It uses tools") + 1 == names.index("Thinking, discovered")
     assert html.encode() and "<script" not in html
 
 

@@ -178,7 +178,7 @@ def test_the_report_shows_rlhf_after_practice_and_a_number_for_each_stage(tmp_pa
     write_run(tiny_run(tmp_path, ("eval",)))
     html = page(read_run(tmp_path, ("eval", *STAGES)))
     names = titles(html)
-    assert names.index("Tokens to think") + 1 == names.index("Preferences")
+    assert names.index("It uses tools") + 1 == names.index("Preferences")
     strip = shown(html.partition('<ol class="strip">')[2].partition("</ol>")[0])
     assert "preferences 3,000 pairs" in strip and "reward 76.7 % of pairs right" in strip
     assert "ppo-grpo 3,840 episodes" in strip and "overoptimization 2 runs" in strip

@@ -59,8 +59,9 @@ def picture(draw: Callable[[Figure, Ink], None], width: float, height: float, al
         draw(figure, Ink())
         buffer = io.BytesIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    room = f"flex:1 1 {4.9 * width:.0f}rem;max-width:{7.5 * width:.0f}rem"
     return (
-        f'<div class="fig" role="img" aria-label="{escape(alt)}" style="max-width:{7.5 * width:.0f}rem">'
+        f'<div class="fig" role="img" aria-label="{escape(alt)}" style="{room}">'
         f"{inline(buffer.getvalue().decode('utf-8'))}</div>"
     )
 
@@ -282,9 +283,9 @@ def thinking(families: dict[str, Sequence[Manner]]) -> str:
         axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axes.grid(axis="y")
         axes.set(xlabel="tokens that a reply takes, the mean", ylabel="right answers", ylim=(-0.05, 1.07))
-        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=3)
+        axes.legend(fontsize=9, loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2)
 
-    return picture(draw, 5.4, 4.2, "accuracy against tokens written, for " + ", ".join(families))
+    return picture(draw, 4.6, 4.4, "accuracy against tokens written, for " + ", ".join(families))
 
 
 def heat(share: float) -> tuple[str, str]:

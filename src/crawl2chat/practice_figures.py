@@ -36,7 +36,7 @@ def accuracy(axes: Axes, rows: Sequence[dict], across: str, colour: str, label: 
 
 def ends(axes: Axes, points: Points, form: str, colour: str, last: tuple[float, float] = (7, 0)) -> None:
     """The first and the last value, beside their points; the last one `last` points away from its own."""
-    marks = [(points[0], (-7, 0), "right"), (points[-1], last, "left" if last[0] >= 0 else "right")]
+    marks = [(points[0], (0, 9), "center"), (points[-1], last, "left" if last[0] >= 0 else "right")]
     for (x, y), away, side in marks if len(points) > 1 else marks[1:]:
         text = form.format(100 * y if "%" in form else y)
         style = {"textcoords": "offset points", "ha": side, "va": "center", "fontsize": 10, "fontweight": "bold"}
@@ -217,4 +217,4 @@ def beyond_the_teacher(teacher: float, sft: Points, rl: Points) -> str:
         axes.set(xlabel="training step", ylabel="right answers, held-out")
         axes.legend(fontsize=9, loc="lower right")
 
-    return picture(draw, 5.4, 3.3, f"accuracy of SFT and of practice beside the teacher's {teacher:.0%}")
+    return picture(draw, 4.6, 3.1, f"accuracy of SFT and of practice beside the teacher's {teacher:.0%}")

@@ -92,7 +92,7 @@ def at_equal_seconds(ways: dict[str, Sequence[dict]], up: str) -> str:
         axes.set_title(f"{NAMES[up]}, held-out prompts")
         axes.legend(fontsize=9, loc="lower right")
 
-    return picture(draw, 5.4, 3.2, f"{up} of {', '.join(ways)} against seconds of training")
+    return picture(draw, 4.6, 3.0, f"{up} of {', '.join(ways)} against seconds of training")
 
 
 def distance(points: Sequence[dict], up: str) -> Points:

@@ -2,9 +2,11 @@
 
 import json
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +34,11 @@ class Target:
 
 @dataclass
 class Run:
-    """A run's folder and the metrics of its complete stages, in the lifecycle's order."""
+    """A run's folder, the metrics of its complete stages in the lifecycle's order, and what they should reach."""
 
     folder: Path
     metrics: dict[str, dict[str, float]]
+    targets: Sequence[Target] = ()
 
     def json(self, stage: str, name: str) -> Any:
         """A side file's content, None where the stage did not write it; a broken one is one clear line."""
@@ -54,7 +57,11 @@ class Run:
 def read_json(path: Path, line: str | None = None, number: int = 0) -> Any:
     """The file, or one `line` of it, as JSON; stops with one line where it is none."""
     try:
-        return json.loads(path.read_text(encoding="utf-8") if line is None else line)
+        text = path.read_text(encoding="utf-8") if line is None else line
+        found = json.loads(text)
+        if re.search(r"\\ud[89a-f]", text, re.IGNORECASE):  # half a character, which no file can hold
+            found = json.loads(json.dumps(found, ensure_ascii=False).encode("utf-8", "replace"))
+        return found
     except ValueError as error:
         where = f"{path}, line {number}" if number else path
         fail(f"{where}: not JSON ({error}); run the stage that writes it again")
@@ -68,6 +75,9 @@ def read_run(folder: str | Path, stages: Sequence[str]) -> Run:
     for stage, numbers in metrics.items():
         if not isinstance(numbers, dict) or not all(isinstance(value, int | float) for value in numbers.values()):
             fail(f"{files[stage]}: not a flat object of numbers; run the stage {stage} again")
+        wrong = [key for key, value in numbers.items() if not isfinite(value)]
+        if wrong:
+            fail(f"{files[stage]}: {wrong[0]} is {numbers[wrong[0]]}, no finite number; run the stage {stage} again")
     if not metrics:
         fail(f"{folder}: no stage has written a metrics.json; run scripts/lifecycle.sh first")
     return Run(folder, metrics)

@@ -5,17 +5,26 @@ from html import escape
 from transformers import PreTrainedTokenizerBase
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+# of neighbouring tokens, on a light page and on a dark one
 COLOURS = ("#fde2c8", "#d3e9fb", "#dcf2d3", "#f9d8e6", "#e4dcf7", "#fbf3c0", "#cdeeea", "#e9e2d6")
+DARK = ("#553414", "#173f5c", "#25492a", "#5a2440", "#3f2f66", "#4d430f", "#12494a", "#433d33")
 BYTES = {character: byte for byte, character in bytes_to_unicode().items()}
 
-STYLE = """
-.tokens { font: 15px/1.9 ui-monospace, Menlo, Consolas, monospace; color: #222; }
+STYLE = f"""
+:root {{ --word: #222222; --loss: #c0392b; {" ".join(f"--t{i}: {colour};" for i, colour in enumerate(COLOURS))} }}
+@media screen and (prefers-color-scheme: dark) {{
+:root {{ --word: #f1f3f5; --loss: #ff8a75; {" ".join(f"--t{i}: {colour};" for i, colour in enumerate(DARK))} }}
+}}
+{" ".join(f".t{i} {{ background: var(--t{i}); }}" for i in range(len(COLOURS)))}
+"""
+STYLE += """
+.tokens { font: 15px/1.9 ui-monospace, Menlo, Consolas, monospace; color: var(--word); }
 .tokens { white-space: pre-wrap; overflow-wrap: anywhere; }
 .tokens span { border-radius: 3px; padding: 2px 0; }
 .tokens .quiet { opacity: .42; }
-.tokens .loss { box-shadow: inset 0 -3px #c0392b; }
+.tokens .loss { box-shadow: inset 0 -3px var(--loss); }
 .tokens .control { font-weight: 600; outline: 1px solid #8886; }
-.tokens .raw { font-size: 80%; color: #955; }
+.tokens .raw { font-size: 80%; font-style: italic; }
 """
 
 PAGE = """<!doctype html>
@@ -26,7 +35,7 @@ PAGE = """<!doctype html>
 <title>Tokens</title>
 <style>
 body {{ max-width: 60rem; margin: 2rem auto; padding: 0 1rem; font-family: system-ui, sans-serif; }}
-body {{ background: #fff; color: #222; }}
+:root {{ color-scheme: light dark; }}
 table {{ border-collapse: collapse; }} td {{ padding: .15rem 1rem .15rem 0; }} td + td {{ text-align: right; }}
 details {{ margin-top: 1.5rem; }} pre {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
 {style}
@@ -64,14 +73,10 @@ def token_view(ids: list[int], tokenizer: PreTrainedTokenizerBase, mask: list[in
     control = set(tokenizer.get_added_vocab().values())
     spans = []
     for i, token_id in enumerate(ids):
-        names = ["control"] if token_id in control else []
+        names = [f"t{i % len(COLOURS)}"] + (["control"] if token_id in control else [])
         if mask is not None:
             names.append("loss" if mask[i] else "quiet")
-        marks = f' class="{" ".join(names)}"' if names else ""
-        colour = COLOURS[i % len(COLOURS)]
-        spans.append(
-            f'<span{marks} style="background:{colour}" title="{token_id}">{_shown(token_id, tokenizer)}</span>'
-        )
+        spans.append(f'<span class="{" ".join(names)}" title="{token_id}">{_shown(token_id, tokenizer)}</span>')
     return f'<div class="tokens">{"".join(spans)}</div>'
 
 
