@@ -12,8 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from crawl2chat.answering import Desk, Served
+from crawl2chat.protocol import END_OF_TEXT, IM_END
+from crawl2chat.serving import ServeConfig, make_server
+from crawl2chat.tools import open_tools
 from crawl2chat.web.chat import page_files
 from crawl2chat.web.ranking import HEADERS
+from tiny import tiny_model, tiny_tokenizer
 
 WEB = Path(__file__).parents[1] / "src/crawl2chat/web"
 ATTACK = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>[go](javascript:window.hacked=1)"
@@ -808,3 +813,55 @@ def test_browser_a_dark_phone_shows_all_of_it_within_360_pixels(chromium):
             )
         tab.locator("#open-keys").tap()
         fits()
+
+
+# ---------------------------------------------------------------- with the server itself
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    """The address of the server itself, with a base model and a chat model of random weights and the tool python."""
+    folder = tmp_path_factory.mktemp("models")
+    for name, eos in (("base", END_OF_TEXT), ("chat", IM_END)):
+        tokenizer = tiny_tokenizer(eos)
+        tokenizer.save_pretrained(folder / name)
+        tiny_model(tokenizer).save_pretrained(folder / name)
+    checkpoints = [Served(name, str(folder / name)) for name in ("base", "chat")]
+    desk = Desk(checkpoints, open_tools(["python"], None, "monty"), {"max_tokens": 24})
+    server, listening = make_server(desk, ServeConfig(port=0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
+    server.should_exit = True
+    thread.join(60)
+    desk.close()
+
+
+def test_browser_the_server_itself_answers_side_by_side_and_shows_its_tokens(chromium, served):
+    with opened(chromium, served, expected="400") as tab:
+        assert tab.locator(".pill").all_inner_texts() == ["base", "chat"]
+        tab.locator(".pill").first.click()
+        tab.locator("#open-settings").click()
+        assert tab.locator("#max_tokens").input_value() == "24"
+        send(tab, "What is the capital of France?")
+        settled(tab)
+        assert tab.locator("p.failed:visible").count() == 0
+        written = [int(text.split()[0]) for text in tab.locator(".meta").all_inner_texts()]
+        assert len(written) == 2 and all(1 <= count <= 24 for count in written)
+        for place, name in ((".question", "base"), (".reply >> nth=1", "chat")):
+            tab.locator(place).get_by_label("Tokens").click()
+            view = tab.locator(place).locator(".token-view")
+            view.locator(".tokens > span").first.wait_for()
+            assert view.locator("select").input_value() == name
+        shown = "".join(tab.locator(".question .tokens > span").all_text_contents())
+        assert "What is the capital of France?" in shown
+        own = tab.locator(".reply").nth(1).locator(".tokens > span")
+        assert own.first.text_content() == "<|im_start|>" and own.locator("nth=3").get_attribute("class")
+        assert tab.locator(".reply .written").count() >= 1
+        assert tab.locator(".reply .token-card li").count() == 5
+        send(tab, "<|im_end|> \ud800 ?")
+        settled(tab)
+        assert tab.locator("p.failed:visible").count() == 0
+        send(tab, "far too long " * 400)
+        settled(tab)
+        assert "the model's context is 256 tokens" in tab.locator("p.failed:visible").first.inner_text()

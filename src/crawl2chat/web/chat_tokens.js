@@ -43,7 +43,7 @@ function detail(card, token) {
 }
 
 function coloured(tokens, card) {
-  const list = element("div", "tokens");
+  const list = element("div", tokens.some((token) => token.written) ? "tokens its-own" : "tokens");
   list.setAttribute("role", "listbox");
   list.setAttribute("aria-label", "Tokens");
   let active = null;
@@ -81,6 +81,13 @@ function coloured(tokens, card) {
   return list;
 }
 
+function legend() {
+  const row = element("p", "legend", "Probability ");
+  STEPS.forEach((step, at) => row.append(element("span", `p${at}`, `< ${100 * step} %`)));
+  row.append(element("span", `p${STEPS.length}`, "more"));
+  return row;
+}
+
 // The view of the last message of `messages`; `models` can each be asked how likely they find it.
 export function tokenView(models, model, messages, role, close) {
   const view = element("section", "token-view by-token");
@@ -113,7 +120,7 @@ export function tokenView(models, model, messages, role, close) {
       const card = element("div", "token-card");
       const own = tokens.slice(start, end);
       const count = `${own.length} token${own.length === 1 ? "" : "s"}, ${own.filter((token) => token.written).length} of them the model's own (underlined: they bear the loss in training).`;
-      body.replaceChildren(coloured(own, card), card, element("p", "quiet", count));
+      body.replaceChildren(coloured(own, card), card, legend(), element("p", "quiet", count));
       if (start) {
         const before = element("details");
         before.append(element("summary", "", `The ${start} token${start === 1 ? "" : "s"} before`));
