@@ -508,6 +508,28 @@ def test_a_checkpoint_that_cannot_be_loaded_is_told_and_the_others_answer(tmp_pa
     assert "no such folder" in capsys.readouterr().out
 
 
+def test_checkpoints_that_are_asked_for_at_once_are_loaded_whole(tmp_path):
+    model = tiny_model(TOKENIZER)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    for name in "abc":
+        model.save_pretrained(tmp_path / name)
+        TOKENIZER.save_pretrained(tmp_path / name)
+    for _ in range(3):
+        desk = Desk([Served(name, str(tmp_path / name)) for name in "abc"])
+        heads: list[torch.Tensor] = []
+
+        def load(checkpoint, heads=heads) -> None:
+            heads.append(checkpoint.load()[0].lm_head.weight)
+
+        threads = [threading.Thread(target=load, args=(checkpoint,)) for checkpoint in desk.checkpoints.values()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(heads) == 3 and all(torch.equal(head, model.lm_head.weight) for head in heads)
+
+
 # what the page asks for
 
 

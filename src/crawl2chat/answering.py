@@ -51,7 +51,8 @@ class Checkpoint:
             if self.loaded is None:
                 try:
                     tokenizer = load_tokenizer(self.path)
-                    model = load_model(self.path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
+                    with COMPUTING:  # the library loads with settings of the process: two threads would lose weights
+                        model = load_model(self.path).to("cuda" if torch.cuda.is_available() else "cpu").eval()
                     check_fit(model, tokenizer, self.path)
                 except SystemExit as error:
                     print(f"chat: {self.name}: {error}", flush=True)
@@ -66,7 +67,7 @@ class Checkpoint:
                 row = {"id": self.name, "base": None, "parameters": None, "context": None}
                 try:
                     row["base"] = is_base(load_tokenizer(self.path))
-                    with torch.device("meta"):
+                    with COMPUTING, torch.device("meta"):
                         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(self.path))
                     row |= {"parameters": count_parameters(model), "context": context_length(model)}
                 except (SystemExit, Exception) as error:  # an adapter, a folder that is not there yet
