@@ -202,6 +202,7 @@ def test_measuring_twice_gives_the_same(tmp_path):
         ({"repetition_penalty": 1.2}, "repetition_penalty needs use_vllm"),
         ({"num_iterations": 3, "save_steps": 4}, "multiple"),
         ({"use_transformers_continuous_batching": True}, "engine"),
+        ({"ds3_gather_for_generation": False}, "wait for each other"),
     ],
 )
 def test_what_our_rollouts_do_not_do_is_refused(tmp_path, changes, said):

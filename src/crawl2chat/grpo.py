@@ -49,6 +49,11 @@ def check_arguments(args: GRPOArguments) -> None:
             fail(f"grpo: {key} needs use_vllm: true; leave it out")
     if args.use_transformers_continuous_batching:
         fail("grpo: use_transformers_continuous_batching: rollouts are batched by the engine; leave it out")
+    if not args.use_vllm and not args.ds3_gather_for_generation:
+        fail(
+            "grpo: ds3_gather_for_generation: false: under ZeRO-3 ranks whose replies are of unlike length would wait "
+            "for each other forever; leave it out"
+        )
     updates = args.num_iterations * args.steps_per_generation // args.gradient_accumulation_steps
     if args.save_strategy == "steps" and updates and args.save_steps % updates:
         fail(
@@ -118,11 +123,10 @@ class PractisingTrainer(SafeCheckpoints, GRPOTrainer):
         return [r.prompt_ids for r in replies], ids, mask, [r.messages for r in replies], None, {}, None, []
 
     def _whole_model(self):
-        """The policy as `generate` needs it: under ZeRO-3, its weights gathered unless the recipe forbids it."""
+        """The policy as `generate` needs it: under ZeRO-3, its weights gathered."""
         if not self.is_deepspeed_enabled:
             return nullcontext(self.accelerator.unwrap_model(self.model_wrapped))
-        gather = self.args.ds3_gather_for_generation
-        return unwrap_model_for_generation(self.model_wrapped, self.accelerator, gather_deepspeed3_params=gather)
+        return unwrap_model_for_generation(self.model_wrapped, self.accelerator)
 
     def _draw_seed(self) -> int:
         """Another one for every step; the same when a run goes on, and on every rank."""
