@@ -459,8 +459,8 @@ def test_browser_the_tokens_of_any_message_show_their_probability_and_alternativ
         view.locator("[aria-busy]").wait_for(state="detached")
         view.locator(".token-card b").wait_for()
         assert [r["model"] for r in server.requests if r["path"] == "/api/tokens"] == ["grpo", "base"]
-        assert view.get_by_text("Probability").get_attribute("aria-pressed") == "false"
-        view.get_by_text("Probability").click()
+        assert view.get_by_role("button", name="Probability").get_attribute("aria-pressed") == "false"
+        view.get_by_role("button", name="Probability").click()
         grounds = view.locator(".tokens > span").evaluate_all(
             "all => all.map((one) => getComputedStyle(one).backgroundColor)"
         )
