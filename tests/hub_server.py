@@ -13,12 +13,14 @@ import json
 import os
 import re
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from time import sleep  # bound here: tests replace time.sleep for the client
 from urllib.parse import unquote, urlsplit
+
+from huggingface_hub import constants
 
 DROP, LOST, HALF = "drop", "lost", "half"
 LARGE = (".safetensors", ".gguf", ".bin", ".pt", ".parquet")
@@ -107,8 +109,27 @@ class Hub:
         here = {"HF_ENDPOINT": self.url, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
         return {**os.environ, **here, "HF_TOKEN": self.token if token is None else token}
 
+    def known_to(self, monkeypatch) -> None:
+        """This process and those that it starts talk to this hub."""
+        for name, value in self.environment().items():
+            monkeypatch.setenv(name, value)
+        read = {"ENDPOINT": self.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}  # once, by the client
+        read["HUGGINGFACE_CO_URL_TEMPLATE"] = self.url + "/{repo_id}/resolve/{revision}/{filename}"
+        for name, value in read.items():
+            monkeypatch.setattr(constants, name, value)
+
     def kinds(self) -> list[str]:
-        return [request.kind for request in self.requests]
+        """What was asked, in order, without the client's question who it is."""
+        return [request.kind for request in self.requests if request.kind != "unknown"]
+
+    def leaked(self, secrets: list[str]) -> list[str]:
+        """Requests that hold a secret elsewhere than in the header that is for it."""
+        found = []
+        for request in self.requests:
+            headers = {name: value for name, value in request.headers.items() if name != "authorization"}
+            text = f"{request.path} {headers}".encode() + request.body
+            found += [request.path for secret in secrets if secret.encode() in text]
+        return found
 
     def answer(self, request: Request, found: re.Match) -> tuple[int, object, dict[str, str]]:
         """(status, body, headers) of a good day."""
@@ -255,7 +276,7 @@ def _handler(hub: Hub) -> type:
                 hub.requests.append(request)
             fault = hub.play(number, request)
             if isinstance(fault, float):
-                time.sleep(fault)
+                sleep(fault)
             if fault == DROP:
                 return self.end()
             if isinstance(fault, int):

@@ -431,14 +431,3 @@ def test_no_checkpoint_holds_a_token(tmp_path, monkeypatch):
     for path in files:
         assert not any(secret.encode() in path.read_bytes() for secret in secrets), path
     assert f"{made.args.hub_token}" == secrets[0] and secrets[0] not in repr(made.args)
-
-
-def test_a_push_takes_the_checkpoint_under_its_final_name(tmp_path, monkeypatch):
-    pushed = []
-    monkeypatch.setattr(
-        Trainer, "_push_from_checkpoint", lambda self, folder: pushed.append((folder, damage(Path(folder))))
-    )
-    made = trainer(tmp_path)
-    made.args.push_to_hub = True
-    made.run()
-    assert pushed == [(str(tmp_path / f"checkpoint-{step}"), None) for step in (2, 4, 6)]

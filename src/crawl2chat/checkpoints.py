@@ -5,7 +5,8 @@ What it promises, beyond the Trainer's own checkpoints:
 - the same command goes on from the newest whole one, and every later loss is that of an uninterrupted run;
 - a recipe that changed in between is named and refused (drift.py), unless `allow_drift: true`;
 - a loss or gradient that is not finite stops the run before the update (finite.py);
-- a disk that is too small is refused before the first step (disk.py), and one that fills up harms no checkpoint.
+- a disk that is too small is refused before the first step (disk.py), and one that fills up harms no checkpoint;
+- `push_to_hub: true` goes through a local outbox, behind training (pushing.py).
 
 On several machines `output_dir` must be a folder that all of them share.
 """
@@ -40,6 +41,7 @@ from crawl2chat.checkpoint_folder import (
 from crawl2chat.disk import check_disk, is_full, size
 from crawl2chat.drift import changes, facts
 from crawl2chat.finite import FiniteSteps
+from crawl2chat.pushing import HubPushes
 from crawl2chat.stage import fail, write_text
 
 RUN = "run.json"  # in every checkpoint: the run's facts, its seconds so far, and what it was told to start from
@@ -92,7 +94,7 @@ class Watch(TrainerCallback):
         control.should_log |= control.should_save
 
 
-class SafeCheckpoints(FiniteSteps):
+class SafeCheckpoints(HubPushes, FiniteSteps):
     """Mixin before a transformers Trainer. Scripts call `run()` instead of `train()`.
 
     Args:
@@ -256,7 +258,7 @@ class SafeCheckpoints(FiniteSteps):
             shutil.rmtree(output / SAVING, ignore_errors=True)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
-            super()._push_from_checkpoint(str(output / name))
+            self.push_checkpoint(output / name)
 
     def _check_ranks(self, saving: Path) -> None:
         ranks = len(list(saving.glob("rng_state_*.pth")))
@@ -265,9 +267,6 @@ class SafeCheckpoints(FiniteSteps):
                 f"{saving}: {ranks} of {self.args.world_size} ranks wrote here; "
                 "output_dir must be a folder that all machines share"
             )
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        """Nothing yet: `_save_checkpoint` pushes when the folder has its final name."""
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The finished model: written aside and synced, then each file takes the place of its predecessor."""
@@ -282,7 +281,7 @@ class SafeCheckpoints(FiniteSteps):
                 shutil.rmtree(output / SAVING)
         self.accelerator.wait_for_everyone()
         if self.args.push_to_hub:
-            self.push_to_hub(commit_message="Model save", revision=self.args.hub_revision)
+            self.push_model()
 
     @contextmanager
     def _room(self, output: Path, what: str) -> Iterator[None]:

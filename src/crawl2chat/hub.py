@@ -21,7 +21,7 @@ from huggingface_hub import (
     hf_hub_url,
     set_client_factory,
 )
-from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import build_hf_headers, get_token
 from huggingface_hub.utils._http import default_client_factory
@@ -43,7 +43,7 @@ class Refused(Exception):
 class Away(Exception):
     """The hub cannot be reached or has trouble of its own; `after` is the wait it asks for, in seconds."""
 
-    def __init__(self, why: str, after: float | None = None, hopeless: bool = False):
+    def __init__(self, why: str, after: float = 0.0, hopeless: bool = False):
         super().__init__(why)
         self.after, self.hopeless = after, hopeless
 
@@ -61,17 +61,19 @@ class Content:
 def _raise_busy(response) -> None:
     """All retrying is the outbox's: the client retries some calls, others not, and sleeps as long as it is told."""
     if response.status_code in BUSY:
-        asked = response.headers.get("retry-after", "")
-        raise Away(f"it answered {response.status_code}", float(asked) if asked.isdigit() else None)
+        asked, why = response.headers.get("retry-after", ""), f"it answered {response.status_code}"
+        if asked.isdigit():
+            raise Away(f"{why} and asks to wait {asked} s", float(asked))
+        raise Away(why)
 
 
 @contextmanager
-def client(token: str | None) -> Iterator[HfApi]:
+def client(token: str | None, timeout: float = TIMEOUT) -> Iterator[HfApi]:
     """The hub's client with time limits; whatever goes wrong inside comes out as Refused or Away, in one line."""
 
     def limited():
         made = default_client_factory()
-        made.timeout = TIMEOUT
+        made.timeout = timeout
         made.event_hooks = {**made.event_hooks, "response": [_raise_busy]}
         return made
 
@@ -98,6 +100,8 @@ def _meaning(error: BaseException, token: str | None) -> Refused | Away:
         status = getattr(response, "status_code", None)
         if isinstance(link, Away | Refused):
             return link
+        if isinstance(link, HFValidationError):
+            return Refused("this is no name of a repository; write owner/name")
         if isinstance(link, OfflineModeIsEnabled):
             return Away("HF_HUB_OFFLINE is set", hopeless=True)
         if status == 401 and _is_hub(response):
@@ -109,8 +113,8 @@ def _meaning(error: BaseException, token: str | None) -> Refused | Away:
             return Refused(f"the hub does not take it ({status}): {_short(said, token)}")
         if status:
             return Away(f"it answered {status}")
-        link = link.__cause__ or link.__context__
-    return Away(_short(f"{type(error).__name__}: {said}", token))
+        last, link = link, link.__cause__ or link.__context__
+    return Away(_short(f"{type(last).__name__}: {last}", token))
 
 
 def _is_hub(response) -> bool:
@@ -128,6 +132,17 @@ def _short(text: str, token: str | None) -> str:
 def make_repo(api: HfApi, repo_id: str, repo_type: str, private: bool) -> str:
     """The full name of a repository that is there now."""
     return api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True).repo_id
+
+
+def may_write(repo_id: str, private: bool, token: str | None) -> str:
+    """The full name of a model's repository that is there now and that `token` may write to: Refused where it may
+    not, Away where the hub does not answer within ten seconds.
+    """
+    with client(token, timeout=10.0) as api:
+        repo = make_repo(api, repo_id, "model", private)
+        # a repository that exists is no error above even for those who may only read; nothing is uploaded here
+        api.preupload_lfs_files(repo, additions=[CommitOperationAdd("README.md", b"")])
+        return repo
 
 
 def deliver(
@@ -163,7 +178,7 @@ def deliver(
                 name for name in wrong if _read_back(repo, repo_type, revision, name, token) != contents[name].sha256
             ]
             if wrong:
-                raise Away(f"after the commit {len(wrong)} files differ there, {wrong[0]} the first")
+                raise Away(f"after the commit {wrong[0]} is not there as it is here, {len(wrong)} such files")
         else:
             commit = api.repo_info(**place, revision=revision).sha
         if tag:

@@ -145,11 +145,12 @@ def stage(
     private: bool = False,
     message: str,
     sums: dict[str, str] | None = None,
+    texts: dict[str, str] | None = None,
 ) -> str:
     """Put files into the outbox under their names in the repository; the id of the push. Nothing is sent.
 
     Files are copied; those whose sha256 is given in `sums` never change any more and are linked, at once whatever
-    their size.
+    their size. `texts` are files that are written here.
     """
     try:
         validate_repo_id(repo_id)
@@ -166,6 +167,9 @@ def stage(
             if not digest or not _link(source, target):
                 digest = _copy(source, target)
             entries[at] = {"bytes": target.stat().st_size, "sha256": digest}
+        for at, text in (texts or {}).items():
+            write_text(staging / FILES / at, text)
+            entries[at] = {"bytes": len(text.encode()), "sha256": hashlib.sha256(text.encode()).hexdigest()}
         made = Push(repo_id, repo_type, revision or "main", tag, private, message, entries)
         write_text(staging / PUSH, json.dumps(asdict(made), indent=1))
         os.replace(staging, staging.with_name(name))
@@ -264,12 +268,11 @@ def _send(path: Path, found: Push, token: str | None) -> Pushed:
         except Refused as error:
             return _result(path, found, "refused", why=str(error))
         except Away as error:
-            asked = error.after or 0.0
-            why = str(error) + (f" and asks to wait {asked:.0f} s" if asked else "")
-            if wait is None or error.hopeless or asked > LONGEST:
-                return _result(path, found, "waiting", why=why)
-            print(f"hub: {found.repo_id}: {why}; again in {max(wait, asked):g} s", file=sys.stderr, flush=True)
-            time.sleep(max(wait, asked))
+            if wait is None or error.hopeless or error.after > LONGEST:
+                return _result(path, found, "waiting", why=str(error))
+            pause = max(wait, error.after)
+            print(f"hub: {found.repo_id}: {error}; again in {pause:g} s", file=sys.stderr, flush=True)
+            time.sleep(pause)
         else:
             result = _result(path, found, "pushed", commit=commit, repo_id=repo)
             with open(path.parent / SENT, "a", encoding="utf-8") as log:
@@ -359,7 +362,10 @@ def main(argv: list[str] | None = None) -> None:
         push(args.folder, args.repo_id, root=args.folder, **to)
         return
     parser.add_argument("root", type=Path, help="the folder whose outbox is to be sent")
+    parser.add_argument("--behind", action="store_true", help="give way to other processes, as a training run's")
     args = parser.parse_args(words)
+    if args.behind:
+        os.nice(10)
     if not retry(args.root):
         print(f"hub: nothing waits in {args.root / 'outbox'}", flush=True)
 
