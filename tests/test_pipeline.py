@@ -15,7 +15,7 @@ from datatrove.utils.word_tokenizers import SpaCyTokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from crawl2chat.data import pipeline, steps, warc, words
+from crawl2chat.data import executors, filters, readers, steps, warc, words
 from crawl2chat.data.funnel import Funnel, Step, judge
 from crawl2chat.data.words import english
 
@@ -44,7 +44,7 @@ def write(path: Path, records: list[bytes]) -> Path:
 
 
 def read(path: Path, damaged: bool = False) -> list[Document]:
-    return list(steps.Pages([path], {path} if damaged else set(), Bin()).run())
+    return list(readers.Pages([path], {path} if damaged else set(), Bin()).run())
 
 
 class Bin:
@@ -164,7 +164,7 @@ def test_what_is_no_page_is_rejected_and_what_cannot_be_decoded_is_damaged(tmp_p
             record("https://a.example.org/2", b"\x00\xff\xfe\x80\x81" * 50),
         ],
     )
-    reader = steps.Pages([path], set(), bin := Bin())
+    reader = readers.Pages([path], set(), bin := Bin())
     assert list(reader.run()) == []
     assert [document.metadata["filter_reason"] for document in bin.documents] == ["not_html"]
     assert reader.stats["damaged_charset"].total == 1
@@ -172,7 +172,7 @@ def test_what_is_no_page_is_rejected_and_what_cannot_be_decoded_is_damaged(tmp_p
 
 def test_ranks_share_the_records_of_one_file_without_loss_or_doubling(tmp_path: Path) -> None:
     path = write(tmp_path / "a.warc.gz", RECORDS)
-    ranks = [[page.id for page in steps.Pages([path], set(), Bin()).run(None, rank, 3)] for rank in range(3)]
+    ranks = [[page.id for page in readers.Pages([path], set(), Bin()).run(None, rank, 3)] for rank in range(3)]
     assert sorted(sum(ranks, [])) == sorted(page.id for page in read(path)) and all(ranks)
 
 
@@ -185,11 +185,11 @@ def test_ranks_share_the_rows_of_a_folder_or_a_stream_without_loss_or_doubling(t
     monkeypatch.setattr(datasets, "load_dataset", lambda *_args, **_knobs: streamed)
     for name in (str(tmp_path), "owner/name"):
         for ranks, limit in ((1, None), (2, None), (5, None), (2, 7)):
-            parts = [steps.Rows(name, None, "text", limit).run(None, rank, ranks) for rank in range(ranks)]
+            parts = [readers.Rows(name, None, "text", limit).run(None, rank, ranks) for rank in range(ranks)]
             texts = [document.text for part in parts for document in part]
             assert len(texts) == len(set(texts)) == (limit or 12), (name, ranks, limit)
     with pytest.raises(SystemExit, match="no column 'body'"):
-        list(steps.Rows("owner/name", None, "body", None).run())
+        list(readers.Rows("owner/name", None, "body", None).run())
 
 
 TEXTS = [
@@ -280,7 +280,7 @@ def test_blocked_domains_reach_their_subdomains_and_word_lists_need_no_domain_li
         "https://fine.org/hardcore-porn": False,
         "https://fine.org/cooking": True,
     }
-    step = steps.Urls("words", ["casino.example.com", "blocked.org"], None)
+    step = filters.Urls("words", ["casino.example.com", "blocked.org"], None)
     for url, expected in urls.items():
         verdict = step.filter(Document("", "", metadata={"url": url}))
         assert verdict == expected or (expected is False and verdict[0] is False), url
@@ -336,7 +336,7 @@ class Die(PipelineStep):
 
 
 def test_a_worker_that_is_killed_stops_the_run_with_one_line(tmp_path: Path) -> None:
-    with pipeline.Workers(1, tmp_path / "logs") as workers, pytest.raises(SystemExit) as stopped:
+    with executors.Workers(1, tmp_path / "logs") as workers, pytest.raises(SystemExit) as stopped:
         workers.run("test", [Die()], 1)
     assert "was killed" in stopped.value.code and "\n" not in stopped.value.code
 

@@ -3,13 +3,17 @@
 import gzip
 import json
 from collections import Counter, defaultdict
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import pyarrow.parquet as pq
+from datatrove.data import DocumentsPipeline
+from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
-from crawl2chat.stage import fail
+from crawl2chat.data.dedup import Duplicates
+from crawl2chat.stage import fail, write_text
 
 LABEL_KEYS = {"url", "keep", "filter", "pii", "cluster"}
 
@@ -35,7 +39,10 @@ class Step:
 
 @dataclass
 class Funnel:
-    """The whole funnel: documents read = kept + rejected + damaged."""
+    """The whole funnel: documents read = kept + rejected + damaged.
+
+    emails, ips: addresses masked. duplicates: None without MinHash. contamination: {benchmark: its counts}.
+    """
 
     read: int
     kept: int
@@ -47,6 +54,10 @@ class Funnel:
     precision: float | None = None
     recall: float | None = None
     pii_left: int | None = None
+    emails: int = 0
+    ips: int = 0
+    duplicates: Duplicates | None = None
+    contamination: dict[str, dict] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for metrics.json; what could not be measured is left out."""
@@ -60,6 +71,13 @@ class Funnel:
             "recall": self.recall,
             "pii_left": self.pii_left,
         }
+        numbers |= {"emails_masked": self.emails, "ips_masked": self.ips}
+        if self.duplicates:
+            found = vars(self.duplicates)
+            names = ("clusters", "largest", "removed", "missed_by_exact", "memory_gb")
+            numbers |= {f"duplicates/{name}": found[name] for name in names}
+        for name, counts in self.contamination.items():
+            numbers |= {f"contamination/{name}/{key}": count for key, count in counts.items()}
         numbers |= {f"kept/{source}": count for source, count in self.sources.items()}
         for step in self.steps:
             numbers |= {f"filter/{step.step}/precision": step.precision, f"filter/{step.step}/recall": step.recall}
@@ -78,39 +96,71 @@ class Funnel:
         lines.append(
             f"read {self.read:,} = kept {self.kept:,} + rejected {self.rejected:,} + damaged {self.damaged:,}"
         )
+        if self.duplicates:
+            lines.append(self.duplicates.line())
+        for name, found in self.contamination.items():
+            lines.append(
+                f"decontamination: {name}: {found['pages']:,} pages held {found['found']:,} of {found['questions']:,} "
+                f"questions ({found['too_short']:,} are too short to tell)"
+            )
+        if "pii" in [step.step for step in self.steps]:
+            lines.append(f"pii: {self.emails:,} e-mail addresses and {self.ips:,} IP addresses masked")
         return "\n".join(lines)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
 
 
-def make_funnel(stats: PipelineStats, work: Path, records: int | None, cut: int, labels: list[dict]) -> Funnel:
-    """Count a run's outputs under `work` (shards/, rejected/) and hold them against what was read.
+class Recount(PipelineStep):
+    """Count what a rank wrote by reading it back: kept pages and bytes of each source, rejected ones of each reason.
 
-    records: response records in the files, counted without the reader, or None for rows of a dataset. cut: those of
-    them that are damaged and no reader saw. Stops with one line if a single document is unaccounted for.
+    Writes `work`/recount/<rank>.json: {"kept": {source: [pages, bytes]}, "rejected": {step: {reason: pages}}}.
     """
-    fates, reasons = defaultdict(list), defaultdict(Counter)
-    for file in sorted((work / "rejected").glob("*.jsonl.gz")):
-        with gzip.open(file, "rt", encoding="utf-8") as lines:
-            for row in map(json.loads, lines):
+
+    type, name = "recount", "Outputs, read back"
+
+    def __init__(self, work: Path):
+        super().__init__()
+        self.work = work
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
+        reasons: dict[str, Counter] = defaultdict(Counter)
+        for file in sorted((self.work / "rejected").glob(f"*-{rank:05d}.jsonl.gz")):
+            for row in read_rejected(file):
                 reasons[row["step"]][row["reason"]] += 1
-                if labels:
-                    fates[row["url"]].append(row["step"])
-    planted = [string for label in labels for string in label["pii"]]
-    sources, size, pii_left = Counter(), 0, 0
-    for file in sorted((work / "shards").glob("*/*.parquet")):
-        table = pq.read_table(file, columns=["text", "url"]).to_pydict()
-        sources[file.parent.name] += len(table["text"])
-        everything = "\n".join(table["text"])
-        size += len(everything.encode()) - len(table["text"]) + 1
-        pii_left += sum(string in everything for string in planted)
-        if labels:
-            for url in table["url"]:
-                fates[url].append("kept")
+        kept = {}
+        for file in sorted((self.work / "shards").glob(f"*/{rank:05d}.parquet")):
+            shard = pq.ParquetFile(file)
+            batches = (batch["text"].to_pylist() for batch in shard.iter_batches(1024, columns=["text"]))
+            kept[file.parent.name] = [shard.metadata.num_rows, sum(len(text.encode()) for b in batches for text in b)]
+        write_text(self.work / "recount" / f"{rank:05d}.json", json.dumps({"kept": kept, "rejected": reasons}))
+
+
+def read_rejected(file: Path) -> Iterator[dict]:
+    with gzip.open(file, "rt", encoding="utf-8") as lines:
+        yield from map(json.loads, lines)
+
+
+def make_funnel(stats: PipelineStats, work: Path, records: int | None, cut: int, labels: list[dict]) -> Funnel:
+    """Hold what a run wrote under `work`, as Recount read it back, against what was read.
+
+    records: response records in the files (or rows), counted without the reader; None where the reader's own count
+    must do. cut: those of them that are damaged and no reader saw. Stops with one line if a single document is
+    unaccounted for.
+    """
+    sources, reasons, size = Counter(), defaultdict(Counter), 0
+    for file in sorted((work / "recount").glob("*.json")):
+        found = json.loads(file.read_text(encoding="utf-8"))
+        for source, (pages, length) in found["kept"].items():
+            sources[source] += pages
+            size += length
+        for step, counts in found["rejected"].items():
+            reasons[step].update(counts)
     kept, rejected = sum(sources.values()), sum(sum(counts.values()) for counts in reasons.values())
     seen, damaged = (int(stat_total(stats, name)) for name in ("records", "damaged"))
-    records = seen + cut if records is None else records
+    counted = int(stat_total(stats, "counted"))  # by the tasks of a crawl, of each file that they fetched
+    cut += int(stat_total(stats, "cut"))
+    records = records if records is not None else counted or seen + cut
     damaged += cut
     if kept + rejected + damaged != records:
         fail(
@@ -120,10 +170,26 @@ def make_funnel(stats: PipelineStats, work: Path, records: int | None, cut: int,
     funnel = Funnel(
         records, kept, rejected, damaged, size, dict(sorted(sources.items())), steps_of(stats, reasons, records)
     )
+    funnel.emails, funnel.ips = (int(stat_total(stats, name)) for name in ("emails", "ips"))
     if labels:
-        funnel.pii_left = pii_left
-        judge(funnel, labels, fates)
+        judge_outputs(funnel, work, labels)
     return funnel
+
+
+def judge_outputs(funnel: Funnel, work: Path, labels: list[dict]) -> None:
+    """Find each labelled page's fate, and planted addresses that are still there; then judge."""
+    fates: dict[str, list[str]] = defaultdict(list)
+    for file in sorted((work / "rejected").glob("*.jsonl.gz")):
+        for row in read_rejected(file):
+            fates[row["url"]].append(row["step"])
+    planted, funnel.pii_left = [string for label in labels for string in label["pii"]], 0
+    for file in sorted((work / "shards").glob("*/*.parquet")):
+        table = pq.read_table(file, columns=["text", "url"]).to_pydict()
+        everything = "\n".join(table["text"])
+        funnel.pii_left += sum(string in everything for string in planted)
+        for url in table["url"]:
+            fates[url].append("kept")
+    judge(funnel, labels, fates)
 
 
 def stat_total(stats: PipelineStats, name: str) -> float:

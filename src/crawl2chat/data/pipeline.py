@@ -1,181 +1,107 @@
-"""FineWeb's pipeline (https://arxiv.org/abs/2406.17557) wired from datatrove's own steps, and run on worker processes.
+"""FineWeb's pipeline (https://arxiv.org/abs/2406.17557) wired from datatrove's own steps.
 
 Pages pass every filter in one go, from URL to MinHash signature; then duplicates are found over all of them; then what
-stays is masked and written. Parameters are the published ones (datatrove's examples/fineweb.py).
+stays is held against benchmarks and a classifier where the recipe asks for it, masked and written. The recipe's
+defaults are the published parameters (config.py).
 """
 
-import multiprocessing
-import os
-import signal
-import sys
-import warnings
-from concurrent.futures import FIRST_EXCEPTION, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+import json
+from dataclasses import asdict
 from pathlib import Path
 
-from datatrove.executor import LocalPipelineExecutor
 from datatrove.pipeline.base import PipelineStep
-from datatrove.pipeline.dedup import (
-    MinhashConfig,
-    MinhashDedupBuckets,
-    MinhashDedupCluster,
-    MinhashDedupFilter,
-    MinhashDedupSignature,
-)
-from datatrove.pipeline.filters import (
-    C4QualityFilter,
-    FineWebQualityFilter,
-    GopherQualityFilter,
-    GopherRepetitionFilter,
-)
-from datatrove.pipeline.formatters import PIIFormatter
-from datatrove.utils.hashing import HashConfig
 from datatrove.utils.stats import PipelineStats
-from loguru import logger
-from tqdm import tqdm
 
-from crawl2chat.data.steps import Extract, Kept, Language, Rejected, Shards, Source, Tally, Urls, die_with_parent
-from crawl2chat.data.words import english
-from crawl2chat.stage import fail
+from crawl2chat.data import warc
+from crawl2chat.data.config import DataConfig
+from crawl2chat.data.contamination import Contamination, Decontaminate, build_index, contamination
+from crawl2chat.data.crawl import Crawl, fetch_all
+from crawl2chat.data.dedup import MinHashStages
+from crawl2chat.data.executors import Workers, tick
+from crawl2chat.data.filters import Marks, page_filters
+from crawl2chat.data.funnel import Funnel, Recount, make_funnel
+from crawl2chat.data.readers import Kept, Pages, Rows, is_local
+from crawl2chat.data.shards import count_rows
+from crawl2chat.data.steps import Extract, Masks, Rejected, Shards, Source, Tally
+from crawl2chat.stage import write_text
 
-STEPS = ("url", "extraction", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "minhash", "pii")
-MINHASH = MinhashConfig(
-    n_grams=5, num_buckets=14, hashes_per_bucket=8, hash_config=HashConfig(hash_fc="sha1", precision=64)
-)
-pages_read = None  # in a worker: the counter it shares with the script
+
+def open_reader(
+    config: DataConfig, where: str, urls: list[str], workers: Workers, tasks: int
+) -> tuple[PipelineStep, int | None, int]:
+    """(reader, records counted without it or None, damaged ones it will not see).
+
+    where: what config.warc or the laptop's web is. urls: of a crawl; where they are fewer than the tasks, they are
+    fetched here and their records dealt out, else each task fetches its own.
+    """
+    rejected, largest = Rejected(workers.work / "rejected", "read"), int(config.max_page_mb * (1 << 20))
+    skip = config.on_damage == "skip"
+    if config.dataset_name:
+        reader = Rows(config.dataset_name, config.dataset_config, config.text_column, config.limit)
+        return reader, count_rows(config.dataset_name, config.limit) if is_local(config.dataset_name) else None, 0
+    if urls and len(urls) >= tasks:
+        return Crawl(urls, workers.work / "fetched", skip, rejected, config.dump, largest), None, 0
+    files = fetch_all(urls, workers.work / "inputs") if urls else warc.warc_files(where)
+    at_once = map if sum(file.stat().st_size for file in files) < warc.FEW else workers.map
+    records, cut, damaged = warc.count_files(files, where, skip, at_once)
+    names = dict(zip(files, urls, strict=True)) if urls else {}
+    return Pages(files, damaged, rejected, config.dump, largest, names), records, cut
 
 
-def page_steps(
-    steps: list[str],
-    rejected: Path,
-    url_lists: str,
-    blocked_domains: list[str],
-    languages: list[str],
-    language_threshold: float,
-    extraction_timeout: float,
-) -> list[PipelineStep]:
+def page_steps(config: DataConfig, rejected: Path) -> list[PipelineStep]:
     """The chosen steps that look at one page alone, in FineWeb's order, each followed by a tally under its name."""
-    writer = {step: Rejected(rejected, step) for step in STEPS}
-    every = {
-        "url": Urls(url_lists, blocked_domains, writer["url"]),
-        "extraction": Extract(extraction_timeout, writer["extraction"]),
-        "language": Language(languages, language_threshold, writer["language"]),
-        "gopher_repetition": GopherRepetitionFilter(language=english(), exclusion_writer=writer["gopher_repetition"]),
-        "gopher_quality": GopherQualityFilter(language=english(), exclusion_writer=writer["gopher_quality"]),
-        "c4": C4QualityFilter(filter_no_terminal_punct=False, language=english(), exclusion_writer=writer["c4"]),
-        "fineweb": FineWebQualityFilter(language=english(), exclusion_writer=writer["fineweb"]),
-    }
-    return [part for step, made in every.items() if step in steps for part in (made, Tally(step))]
+    made: dict[str, PipelineStep] = dict(page_filters(config, rejected))
+    if "extraction" in config.chosen():
+        writer = Rejected(rejected, "extraction")
+        made["extraction"] = Extract(config.extraction_timeout, writer, config.extraction_precision)
+    return [part for step in config.chosen() if step in made for part in (made[step], Tally(step))]
 
 
 def run_funnel(
-    workers: "Workers",
-    reader: PipelineStep,
-    page_filters: list[PipelineStep],
-    steps: list[str],
-    work: Path,
-    tasks: int,
-    records: int | None,
-    hosts: dict[str, str],
-    default_source: str,
-) -> PipelineStats:
-    """Run every step over the reader's documents; returns datatrove's statistics of all passes.
+    config: DataConfig, workers: Workers, reader: PipelineStep, tasks: int, records: int | None, cut: int,
+    labels: list[dict],
+) -> Funnel:  # fmt: skip
+    """Run every step over the reader's documents, and count what came of it.
 
-    Writes, under `work`: shards/<source>/<rank>.parquet and rejected/<step>-<rank>.jsonl.gz.
+    Writes, under workers.work: shards/<source>/<rank>.parquet and rejected/<step>-<rank>.jsonl.gz.
     """
-    kept, signatures, pairs, duplicates = (work / name for name in ("kept", "signatures", "pairs", "duplicates"))
-    first = [reader, Tally("read", tick), *page_filters, Shards(kept, "${rank}.parquet")]
+    work, steps = workers.work, config.chosen()
+    kept, rejected, index = work / "kept", work / "rejected", work / "benchmarks"
+    first = [reader, Tally("read", tick), *page_steps(config, rejected), Shards(kept, "${rank}.parquet")]
     second: list[PipelineStep] = [Kept(kept)]
-    stats = []
-    if "minhash" in steps:
-        # the fourth stage takes documents away by their position, so it reads what the first stage read, rank by rank
-        stats += workers.run(
-            "filter", [*first, MinhashDedupSignature(str(signatures), MINHASH, language=english())], tasks, records
-        ).stats
-        buckets = MinhashDedupBuckets(str(signatures), str(pairs), config=MINHASH, lines_to_buffer=1000)
-        workers.run("minhash-buckets", [buckets], MINHASH.num_buckets)
-        workers.run(
-            "minhash-clusters", [MinhashDedupCluster(str(pairs), str(duplicates), MINHASH, lines_to_buffer=1000)], 1
-        )
-        second += [
-            MinhashDedupFilter(str(duplicates), Rejected(work / "rejected", "minhash", "duplicate")),
-            Tally("minhash"),
-        ]
-    else:
-        stats += workers.run("filter", first, tasks, records).stats
+    later = [step for step in ("minhash", "decontamination", "educational") if step in steps]
+    stages = MinHashStages(config.minhash, work) if "minhash" in steps else None
+    left = ("kept/{rank:05d}.parquet", "fetched/{rank:05d}/*")
+    left += tuple(f"rejected/{step}-{{rank:05d}}.jsonl.gz" for step in ("read", *steps) if step not in later)
+    stats = workers.run("filter", [*first, *(stages.sign() if stages else [])], tasks, records, left).stats
+    if stages:
+        stages.compare(workers)
+        second += [stages.drop(), Tally("minhash")]
+    if config.decontamination:
+        told = told_of(config, index)
+        writer = Rejected(rejected, "decontamination")
+        second += [Decontaminate(index, config.decontamination.n_grams, writer), Tally("decontamination")]
+    if config.educational:
+        second += [Marks(config.educational, Rejected(rejected, "educational")), Tally("educational")]
+    second.append(Source(config.sources, config.default_source))
     if "pii" in steps:
-        second += [PIIFormatter(), Tally("pii")]
-    second += [Source(hosts, default_source), Shards(work / "shards", "${source}/${rank}.parquet")]
-    return PipelineStats(stats + workers.run("write", second, tasks).stats)
+        second += [Masks(**vars(config.pii)), Tally("pii")]
+    second.append(Shards(work / "shards", "${source}/${rank}.parquet"))
+    left = ("shards/*/{rank:05d}.parquet", *(f"rejected/{step}-{{rank:05d}}.jsonl.gz" for step in later))
+    stats += workers.run("write", second, tasks, leftovers=left).stats
+    workers.run("recount", [Recount(work)], tasks)
+    funnel = make_funnel(PipelineStats(stats), work, records, cut, labels)
+    funnel.duplicates = stages.report(workers) if stages else None
+    if config.decontamination:
+        reasons = next(step.reasons for step in funnel.steps if step.step == "decontamination")
+        funnel.contamination = contamination(told, index, reasons)
+    return funnel
 
 
-class Workers:
-    """Processes that run the ranks of a datatrove pipeline; unlike a plain pool, a worker that dies is noticed.
-
-    datatrove's and the workers' own chatter goes to `logs`.
-    """
-
-    def __init__(self, count: int, logs: Path):
-        logs.mkdir(parents=True, exist_ok=True)
-        logger.remove()  # datatrove's default sink in this process is the terminal
-        context = multiprocessing.get_context("spawn")
-        self.logs, self.count, self.pages = logs, count, context.Value("q", 0)
-        self.pool = ProcessPoolExecutor(count, context, initializer=begin, initargs=(logs / "workers.log", self.pages))
-
-    def wake(self) -> None:
-        """Start the processes now, while there is other work to do: they take two seconds to import what they need."""
-        for _ in range(self.count):
-            self.pool.submit(os.getpid)
-
-    def run(self, name: str, pipeline: list[PipelineStep], tasks: int, total: int | None = None) -> PipelineStats:
-        """Run all ranks of `pipeline`; the sum of their statistics. Stops with one line when a rank fails.
-
-        total: documents that the first tally will tell of, for the bar.
-        """
-        executor = LocalPipelineExecutor(pipeline, tasks=tasks, workers=1, logging_dir=str(self.logs / name))
-        ranks = [self.pool.submit(executor._run_for_rank, rank, 1) for rank in range(tasks)]
-        pending = set(ranks)
-        with tqdm(total=total, desc=name, unit="page", leave=False, disable=name != "filter") as bar:
-            while pending:
-                done, pending = wait(pending, timeout=0.5, return_when=FIRST_EXCEPTION)
-                bar.update(self.pages.value - bar.n)
-                for rank in done:
-                    if rank.exception() is not None:
-                        self.give_up(name, rank.exception())
-        return sum((rank.result() for rank in ranks), start=PipelineStats())
-
-    def give_up(self, name: str, error: BaseException) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-        if isinstance(error, SystemExit):  # fail() in a reader: the line is for the user
-            sys.exit(error.code)
-        if isinstance(error, BrokenProcessPool):
-            fail(f"a worker of the pass {name!r} was killed (out of memory?): use fewer workers; log: {self.logs}")
-        fail(f"the pass {name!r} broke: {type(error).__name__}: {error}; log: {self.logs}")
-
-    def wait(self) -> None:
-        """Wait until the processes are gone: only then does the system count their memory."""
-        self.pool.shutdown()
-
-    def __enter__(self) -> "Workers":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.pool.shutdown(wait=False, cancel_futures=True)
-
-
-def begin(log: Path, pages: object) -> None:
-    """First words of a worker: standard error into the log, and no ear for Ctrl-C."""
-    global pages_read
-    pages_read = pages
-    die_with_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    os.dup2(handle, 1)
-    os.dup2(handle, 2)
-    warnings.simplefilter("ignore", DeprecationWarning)
-    english().word_tokenize("spaCy takes a second to wake up")
-
-
-def tick() -> None:
-    with pages_read.get_lock():
-        pages_read.value += 1
+def told_of(config: DataConfig, index: Path) -> dict[str, Contamination]:
+    """The index of the benchmarks' questions, made once: an earlier start's is as good."""
+    told = index / "told.json"
+    if not told.exists():
+        made = build_index(config.decontamination, index)
+        write_text(told, json.dumps({name: asdict(counts) for name, counts in made.items()}))
+    return {name: Contamination(**counts) for name, counts in json.loads(told.read_text(encoding="utf-8")).items()}

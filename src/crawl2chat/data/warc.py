@@ -6,7 +6,7 @@ compresses every record as a gzip member of its own. Where either is broken the 
 
 import mmap
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from crawl2chat.stage import fail
 
 GZIP = b"\x1f\x8b\x08"
 LONGEST_HEADER = 1 << 16
+DIGITS = 15  # of a Content-Length: a petabyte
+FEW = 1 << 28  # bytes of files that are counted while the workers start; more are counted by them
 LARGEST_MEMBER = 1 << 30  # decompressed bytes held at once; Common Crawl's members hold one page
 
 
@@ -62,31 +64,39 @@ def count(path: Path) -> Count:
     return result
 
 
-def count_files(files: list[Path], where: str, skip: bool) -> tuple[int, int, set[Path]]:
+def count_files(
+    files: list[Path], where: str, skip: bool, map: Callable[..., Iterable[Count]] = map
+) -> tuple[int, int, set[Path]]:
     """Response records of all files, how many of them are damaged, and which files have damage.
 
-    Stops with one line for no files, an empty file, a file without records, and damage unless it is to be skipped.
+    map: may count several files at once. Stops with one line for no files, an empty file, a file without records, and
+    damage unless it is to be skipped.
     """
     if not files:
         fail(f"{where}: no WARC files (*.warc, *.warc.gz) there; correct `warc` in the recipe")
     responses, cut, damaged = 0, 0, set()
-    for path in tqdm(files, desc="count", unit="file", leave=False):
-        found = count(path)
-        if found.damage and not skip:
-            offset, why = found.damage[0]
-            more = f" (and {len(found.damage) - 1:,} more places)" if len(found.damage) > 1 else ""
-            fail(
-                f"{path}: {why} at byte {offset:,}{more}; fetch the file again, "
-                "or set `on_damage: skip` to count the damage and go on"
-            )
-        if not found.responses:
-            fail(f"{path}: holds no response records ({path.stat().st_size:,} bytes); fetch it again or take it away")
+    for path, found in zip(files, tqdm(map(count, files), "count", len(files), unit="file", leave=False), strict=True):
+        check_count(str(path), path.stat().st_size, found, skip)
         if found.damage:
-            offset, why = found.damage[0]
-            tqdm.write(f"{path}: {found.cut} of {found.responses} records damaged; {why} at byte {offset:,}")
             damaged.add(path)
         responses, cut = responses + found.responses, cut + found.cut
     return responses, cut, damaged
+
+
+def check_count(where: str, size: int, found: Count, skip: bool) -> None:
+    """Stop with one line for a file without records, and for damage unless it is to be skipped; then it is told."""
+    if found.damage and not skip:
+        offset, why = found.damage[0]
+        more = f" (and {len(found.damage) - 1:,} more places)" if len(found.damage) > 1 else ""
+        fail(
+            f"{where}: {why} at byte {offset:,}{more}; fetch the file again, "
+            "or set `on_damage: skip` to count the damage and go on"
+        )
+    if not found.responses:
+        fail(f"{where}: holds no response records ({size:,} bytes); fetch it again or take it away")
+    if found.damage:
+        offset, why = found.damage[0]
+        tqdm.write(f"{where}: {found.cut} of {found.responses} records damaged; {why} at byte {offset:,}")
 
 
 def walk(path: Path) -> Iterator[Record]:
@@ -157,7 +167,7 @@ def records(data: bytes | mmap.mmap, base: int) -> Iterator[Record]:
         end = data.find(b"\r\n\r\n", position, position + LONGEST_HEADER)
         fields = header_fields(data[position:end]) if end > 0 else {}
         length = fields.get(b"content-length", b"")
-        if not length.isdigit():
+        if not length.isdigit() or len(length) > DIGITS:
             yield Record(offset, "response", None, "a record header without its end or its Content-Length")
             position = next_record(data, position + 5)
             continue
