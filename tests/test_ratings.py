@@ -5,7 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from crawl2chat.ratings import AVERAGE, ELO, BradleyTerry, fit, rate, table
+from crawl2chat.metrics import BradleyTerry
+from crawl2chat.ratings import AVERAGE, ELO, fit, rate, table
 
 
 def battle(a: str, b: str, winner: str | None, prompt="?", **more) -> dict:

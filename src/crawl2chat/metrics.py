@@ -8,6 +8,8 @@ from statistics import fmean, stdev
 import datasets
 import evaluate
 
+from crawl2chat.ratings import rate
+
 
 def accuracy(scores: Sequence[float | None]) -> dict[str, float]:
     """Mean score with its standard error.
@@ -138,3 +140,18 @@ class BitsPerByte(Metric):
 
     def _compute(self, predictions: list[float], references: list[int]) -> dict[str, float]:
         return {"bits_per_byte": bits_per_byte(math.fsum(predictions), sum(references))}
+
+
+class BradleyTerry(Metric):
+    """Ratings of players out of battles: columns `a`, `b`, `winner` (a, b, tie, both bad) and `prompt`, by which
+    battles belong together; returns rating/<player> with the ends of its interval, and win_rate/<a>/<b>."""
+
+    columns = {name: datasets.Value("string") for name in ("a", "b", "winner", "prompt")}
+    paper = "Bradley and Terry 1952, Rank Analysis of Incomplete Block Designs, Biometrika 39"
+
+    def _compute(
+        self, a: list[str], b: list[str], winner: list[str | None], prompt: list[str],
+        anchor: str | None = None, draws: int = 1000, seed: int = 0,
+    ) -> dict[str, float]:  # fmt: skip
+        rows = [dict(zip(self.columns, values, strict=True)) for values in zip(a, b, winner, prompt, strict=True)]
+        return rate(rows, anchor, draws, seed).metrics()

@@ -11,10 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import log
 
-import datasets
 import numpy as np
-
-from crawl2chat.metrics import Metric
 
 ELO = 400 / log(10)  # points of a unit of strength: 400 of them are odds of ten to one
 AVERAGE = 1000.0  # where the mean, or the anchor, is put
@@ -198,18 +195,3 @@ def table(found: Ratings) -> str:
         rates = [found.win_rate.get((one, other)) for other in found.players]
         lines.append(line + "".join(f"{'' if rate is None else f'{rate:.1%}':>12}" for rate in rates))
     return "\n".join([*lines, *(f"note: {note}" for note in found.notes)])
-
-
-class BradleyTerry(Metric):
-    """Ratings of players out of battles: columns `a`, `b`, `winner` (a, b, tie, both bad) and `prompt`, by which
-    battles belong together; returns rating/<player> with the ends of its interval, and win_rate/<a>/<b>."""
-
-    columns = {name: datasets.Value("string") for name in ("a", "b", "winner", "prompt")}
-    paper = "Bradley and Terry 1952, Rank Analysis of Incomplete Block Designs, Biometrika 39"
-
-    def _compute(
-        self, a: list[str], b: list[str], winner: list[str | None], prompt: list[str],
-        anchor: str | None = None, draws: int = 1000, seed: int = 0,
-    ) -> dict[str, float]:  # fmt: skip
-        rows = [dict(zip(self.columns, values, strict=True)) for values in zip(a, b, winner, prompt, strict=True)]
-        return rate(rows, anchor, draws, seed).metrics()
