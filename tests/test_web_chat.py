@@ -376,6 +376,7 @@ def test_browser_an_edited_question_branches_and_both_branches_stay(chromium):
         tab.get_by_label("The version before").click()
         assert replies(tab) == ["to a", "to b", "to c"] and tab.locator(".pager").inner_text() == "1 / 2"
         assert tab.get_by_label("The version before").is_disabled()
+        assert tab.locator(".question").nth(2).get_by_label("Edit").is_enabled(), "what was away meanwhile, too"
         tab.locator(".question").nth(0).get_by_label("Edit").click()
         tab.locator(".editor textarea").fill("left")
         tab.keyboard.press("Escape")
@@ -779,7 +780,7 @@ def test_browser_replies_are_copied_and_the_conversation_is_exported_as_messages
         assert exported() == {"grpo": messages, "sft": messages}
 
 
-def test_browser_a_dark_phone_shows_all_of_it_within_360_pixels(chromium):
+def test_browser_a_dark_phone_shows_all_of_it_within_360_pixels(tmp_path, chromium):
     phone = {"has_touch": True, "is_mobile": True, "color_scheme": "dark", "reduced_motion": "reduce"}
     phone["viewport"] = {"width": 360, "height": 740}
     with standing_in("pretrain-checkpoint-2400", *NAMES) as server, opened(chromium, server.address, **phone) as tab:
@@ -811,6 +812,7 @@ def test_browser_a_dark_phone_shows_all_of_it_within_360_pixels(chromium):
             assert min(button.bounding_box()["width"], button.bounding_box()["height"]) >= 40, (
                 "wide enough for a finger"
             )
+        tab.screenshot(path=tmp_path / "chat-phone.png")
         tab.locator("#open-keys").tap()
         fits()
 
@@ -837,7 +839,7 @@ def served(tmp_path_factory):
     desk.close()
 
 
-def test_browser_the_server_itself_answers_side_by_side_and_shows_its_tokens(chromium, served):
+def test_browser_the_server_itself_answers_side_by_side_and_shows_its_tokens(tmp_path, chromium, served):
     with opened(chromium, served, expected="400") as tab:
         assert tab.locator(".pill").all_inner_texts() == ["base", "chat"]
         tab.locator(".pill").first.click()
@@ -859,6 +861,7 @@ def test_browser_the_server_itself_answers_side_by_side_and_shows_its_tokens(chr
         assert own.first.text_content() == "<|im_start|>" and own.locator("nth=3").get_attribute("class")
         assert tab.locator(".reply .written").count() >= 1
         assert tab.locator(".reply .token-card li").count() == 5
+        tab.screenshot(path=tmp_path / "chat.png")
         send(tab, "<|im_end|> \ud800 ?")
         settled(tab)
         assert tab.locator("p.failed:visible").count() == 0

@@ -100,7 +100,7 @@ function busy(on) {
   $("send").hidden = on;
   $("stop").hidden = !on;
   $("talk").setAttribute("aria-busy", on);
-  for (const one of document.querySelectorAll("[data-idle]")) one.disabled = on;
+  for (const { item } of made.values()) for (const one of item.querySelectorAll("[data-idle]")) one.disabled = on;
 }
 
 // ------------------------------------------------------------------ showing
@@ -357,7 +357,7 @@ document.addEventListener("keydown", (event) => {
   const last = $("talk").lastElementChild?.querySelector(".reply");
   if (event.key === "/") $("draft").focus();
   else if (event.key === "?") $("keys").showModal();
-  else if (event.key === "r" && last && !event.repeat) again(path().at(-1), path().at(-1).replies[0]);
+  else if (event.key === "r" && last && !event.repeat) send(path().at(-1).text, path().at(-1).parent);
   else if (event.key === "t" && last && !event.repeat) last.querySelector(".open-tokens").click();
   else if (/^[1-9]$/.test(event.key)) $("models").children[event.key - 1]?.click();
   else return;

@@ -82,9 +82,9 @@ function coloured(tokens, card) {
 }
 
 function legend() {
-  const row = element("p", "legend", "Probability ");
-  STEPS.forEach((step, at) => row.append(element("span", `p${at}`, `< ${100 * step} %`)));
-  row.append(element("span", `p${STEPS.length}`, "more"));
+  const row = element("p", "legend");
+  STEPS.forEach((step, at) => row.append(element("span", `p${at}`, `below ${100 * step} %`)));
+  row.append(element("span", `p${STEPS.length}`, "above"));
   return row;
 }
 
