@@ -680,6 +680,12 @@ def test_a_page_of_another_site_cannot_ask(port, headers):
         assert status == 403 and answer["error"]["message"]
 
 
+def test_what_another_sites_page_embeds_is_refused_and_its_link_followed(port):
+    for site in ("cross-site", "same-site"):
+        assert send(port, b"", "/api/info", "GET", **{"Sec-Fetch-Site": site})[0] == 403
+        assert send(port, b"", "/", "GET", **{"Sec-Fetch-Site": site})[0] == 200
+
+
 def test_this_machines_own_page_may_ask(port):
     body = {"model": "parrot", "messages": user("Lima")}
     for name in ("127.0.0.1", "localhost"):

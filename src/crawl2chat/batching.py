@@ -68,20 +68,22 @@ class Row:
     def over(self) -> bool:
         return self.left or self.stopped.is_set()
 
-    def choose(self, logits: torch.Tensor) -> tuple[int, bool]:
-        """The next id after logits (vocab,), handed to whoever waits for it; and whether it is the last."""
-        logits = logits[: self.vocabulary]
-        number = torch.tensor([self.uniforms[self.written]] if self.sampling.temperature else [0.0])
-        token = int(self.sampling.choose(logits[None], number.to(logits.device))[0])
+    @property
+    def number(self) -> float:
+        """What the next id is drawn with."""
+        return self.uniforms[self.written] if self.sampling.temperature else 0.0
+
+    def write(self, token: int, logits: torch.Tensor) -> bool:
+        """Hand over the id that was chosen after logits (vocab,). Returns whether it is the last."""
         likely = None
         if self.top is not None:
-            nats = logits.float().log_softmax(-1)
+            nats = logits[: self.vocabulary].float().log_softmax(-1)
             values, ids = nats.topk(min(self.top, len(nats)))
             likely = Likely(token, float(nats[token]), list(zip(ids.tolist(), values.tolist(), strict=True)))
         self.written += 1
         finished = token in self.ends or self.written == self.budget
         self.ids.put((token, finished, likely))
-        return token, finished
+        return finished
 
 
 class Batcher:
@@ -172,7 +174,16 @@ class Batcher:
     @staticmethod
     def _written(batch: Batch, rows: list[Row]) -> tuple[list[Row], list[int]]:
         """Choose a token in every row; the rows that go on, in the batch's new order, and what each has chosen."""
-        chosen = [row.choose(logits) for row, logits in zip(rows, batch.logits, strict=True)]
-        alive = [at for at, (_, finished) in enumerate(chosen) if not finished]
+        alike: dict[tuple[Sampling, int], list[int]] = {}  # rows that choose in the same way choose together
+        for at, row in enumerate(rows):
+            alike.setdefault((row.sampling, row.vocabulary), []).append(at)
+        tokens = [0] * len(rows)
+        for (sampling, vocabulary), places in alike.items():
+            numbers = torch.tensor([rows[at].number for at in places]).to(batch.logits.device)
+            ids = sampling.choose(batch.logits[places, :vocabulary], numbers).tolist()
+            for at, token in zip(places, ids, strict=True):
+                tokens[at] = token
+        ended = [row.write(token, logits) for row, token, logits in zip(rows, tokens, batch.logits, strict=True)]
+        alive = [at for at, finished in enumerate(ended) if not finished]
         order = batch.keep(alive) if len(alive) < len(rows) else alive
-        return [rows[at] for at in order], [chosen[at][0] for at in order]
+        return [rows[at] for at in order], [tokens[at] for at in order]

@@ -155,7 +155,9 @@ class _Guard:
         found = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]]+)(:\d+)?", hosts[0]) if len(hosts) == 1 else None
         if not found or not (found[1].lower() in self.names or self.anywhere and is_address(found[1])):
             raise Refused(403, "this server does not answer under that name", "host", "Host")
-        if origin is not None and origin not in (f"http://{hosts[0]}", f"https://{hosts[0]}"):
+        # what their pages embed says so; a link may lead to our page
+        elsewhere = headers.get("sec-fetch-site") in ("cross-site", "same-site") and path != "/"
+        if elsewhere or origin is not None and origin not in (f"http://{hosts[0]}", f"https://{hosts[0]}"):
             raise Refused(403, "another site's page may not ask here", "origin", "Origin")
         given = headers.get("authorization", "").removeprefix("Bearer ").strip()
         if self.secret and path not in FILES and not hmac.compare_digest(given.encode(), self.secret.encode()):
