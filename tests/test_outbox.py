@@ -249,6 +249,7 @@ def test_a_tag_moves_when_its_content_does(hub, model):
 
 
 def test_a_branch_a_private_repository_and_a_data_set(hub, model):
+    (model / "config.json").unlink()  # so that the card is not a model's
     send(model, revision="try", private=True, repo_type="dataset")
     repo = hub.repos["dataset", "me/model"]
     assert repo.private and repo.files("try") == content(model) and repo.files("main") == {}

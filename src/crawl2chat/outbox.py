@@ -8,7 +8,7 @@ finishes it. No token is ever written: it comes from HF_TOKEN at each sending.
 
 python -m crawl2chat.outbox output/laptop/release                                        send what waits there
 python -m crawl2chat.outbox push output/laptop/release owner/name                        a model
-python -m crawl2chat.outbox push output/laptop/preferences owner/name --dataset          rows, with a card
+python -m crawl2chat.outbox push output/laptop/preferences owner/name --dataset --license apache-2.0
 """
 
 import argparse
@@ -32,6 +32,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import get_token, validate_repo_id
 
 from crawl2chat.checkpoint_folder import CHUNK, sync
+from crawl2chat.dataset_card import ALONGSIDE, dataset_card, row_files
 from crawl2chat.hub import Away, Content, Refused, deliver
 from crawl2chat.stage import fail, write_text
 
@@ -91,20 +92,31 @@ def push(
     root: Path | str,
     token: str | None = None,
     retry_command: str | None = None,
+    license: str = "unknown",
 ) -> Pushed:
     """Stage a copy of `folder` in `<root>/outbox` and send it, after what waits there for the same repository.
+
+    As a data set, a folder without a card of its own gives its rows and a card under `license` (dataset_card.py).
 
     Prints one line for what reached the hub and one for what waits, naming `retry_command`
     (default: python -m crawl2chat.outbox ROOT). Exits 1 at once where the hub refuses the token or the content, and
     where a file holds the value of a secret of the environment.
     """
-    folder, root = Path(folder), Path(root)
+    folder, root, texts = Path(folder), Path(root), {}
     files, left = gather(folder)
+    if repo_type == "dataset" and ("README.md" not in files or "config.json" in files):  # config.json: a model's card
+        rows = row_files(folder)
+        texts["README.md"] = dataset_card(folder, rows, repo_id, license)
+        if license == "unknown":
+            print("hub: the card says that the licence of the rows is unknown; --license names it", flush=True)
+        kept = {path.relative_to(folder).as_posix() for paths in rows.values() for path in paths} | {*ALONGSIDE}
+        left = sorted({*left, *(name for name in files if name not in kept)})
+        files = {name: path for name, path in files.items() if name in kept}
     if left:
-        print(f"hub: not sent from {folder}: {', '.join(left)}", flush=True)
-    staged = stage(
-        files, root, repo_id=repo_id, repo_type=repo_type, revision=revision, private=private, message=message
-    )
+        more = f" and {len(left) - 12} more" if len(left) > 12 else ""
+        print(f"hub: not sent from {folder}: {', '.join(left[:12])}{more}", flush=True)
+    to = {"repo_id": repo_id, "repo_type": repo_type, "revision": revision, "private": private}
+    staged = stage(files, root, **to, message=message, texts=texts)
     results = retry(root, token=token, retry_command=retry_command)
     # not among them: another process that was sending from here has taken it along
     return next((result for result in results if result.id == staged), None) or _sent(root, staged)
@@ -353,13 +365,14 @@ def main(argv: list[str] | None = None) -> None:
         parser.add_argument("folder", type=Path, help="of a stage; its outbox goes there too")
         parser.add_argument("repo_id", help="owner/name")
         parser.add_argument("--dataset", action="store_true", help="rows rather than a model")
+        parser.add_argument("--license", default="unknown", help="of the rows, by the hub's name for it: cc-by-sa-4.0")
         parser.add_argument("--private", action="store_true")
         parser.add_argument("--revision", help="a branch; default: main")
         parser.add_argument("--message", default="Push by crawl2chat")
         args = parser.parse_args(words)
         kind = "dataset" if args.dataset else "model"
         to = {"repo_type": kind, "revision": args.revision, "private": args.private, "message": args.message}
-        push(args.folder, args.repo_id, root=args.folder, **to)
+        push(args.folder, args.repo_id, root=args.folder, license=args.license, **to)
         return
     parser.add_argument("root", type=Path, help="the folder whose outbox is to be sent")
     parser.add_argument("--behind", action="store_true", help="give way to other processes, as a training run's")

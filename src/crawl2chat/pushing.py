@@ -59,10 +59,7 @@ class HubPushes:
             except Refused as error:
                 complaint = f"error: hub: {self.hub_model_id}: {error}; nothing was trained"
             except Away as error:
-                print(
-                    f"hub: {self.hub_model_id} cannot be reached ({error}); pushes will wait in {self._box}",
-                    flush=True,
-                )
+                print(f"hub: {self.hub_model_id}: not now ({error}); pushes wait in {self._box}", flush=True)
         (complaint,) = broadcast_object_list([complaint])
         if complaint:
             sys.exit(complaint if self.is_world_process_zero() else 1)
