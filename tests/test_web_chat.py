@@ -688,6 +688,10 @@ def test_browser_keys_alone_do_everything(chromium):
         assert {"Enter", "Shift Enter", "Esc", "/", "R", "T", "?"} <= set(rows)
         press("Escape")
         assert not tab.locator("#keys").is_visible()
+        tab.locator("#open-keys").click()
+        tab.locator("#keys").get_by_label("Close").click()
+        assert not tab.locator("#keys").is_visible()
+        tab.evaluate("document.activeElement.blur()")
         press("/")
         assert tab.evaluate(focused) == "draft" and tab.locator("#draft").input_value() == ""
 

@@ -1,4 +1,4 @@
-"""The chat page: its files and the headers they go out with. `scripts/chat.py RECIPE --serve true` answers them.
+"""The chat page: its files and the headers they go out with. `scripts/chat.py RECIPE --serve` answers them.
 
 The page asks its own server and no other: GET /api/info, POST /v1/chat/completions and POST /api/tokens. What a model
 wrote is text in it and never runs: chat.js makes its elements one by one, and the headers allow no other script.

@@ -83,8 +83,8 @@ function coloured(tokens, card) {
 
 function legend() {
   const row = element("p", "legend");
-  STEPS.forEach((step, at) => row.append(element("span", `p${at}`, `below ${100 * step} %`)));
-  row.append(element("span", `p${STEPS.length}`, "above"));
+  STEPS.forEach((step, at) => row.append(element("span", `p${at}`, `< ${100 * step} %`)));
+  row.append(element("span", `p${STEPS.length}`, `≥ ${100 * STEPS.at(-1)} %`));
   return row;
 }
 
