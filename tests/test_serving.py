@@ -20,10 +20,11 @@ from crawl2chat.answering import Desk, Served
 from crawl2chat.batching import Batcher
 from crawl2chat.chat_request import Refused, read_json, read_request
 from crawl2chat.decoding import Sampling
-from crawl2chat.engine import complete, generate
+from crawl2chat.engine import Piece, complete, generate
+from crawl2chat.evaluation import NEXT_SPEAKER
 from crawl2chat.protocol import END_OF_TEXT, IM_END, dress, loss_mask
 from crawl2chat.serving import ServeConfig, make_app, make_server
-from crawl2chat.speaking import prompt_ids
+from crawl2chat.speaking import _Held, prompt_ids
 from crawl2chat.token_probabilities import token_rows
 from tiny import tiny_model, tiny_tokenizer
 
@@ -284,6 +285,31 @@ def test_control_tokens_in_a_question_stay_text_for_a_base_model_too():
     ids = prompt_ids(tokenizer, user(f"a{END_OF_TEXT}b{IM_END}c<think>"))
     control = set(tokenizer.get_added_vocab().values())
     assert [token for token in ids if token in control] == [tokenizer.eos_token_id]
+
+
+TEXTS = st.text("ab\n: H", max_size=30)
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2), st.integers(1, 4), st.booleans())
+def test_what_is_shown_ends_before_the_first_text_that_ends_it(text, stops, width, page):
+    held, shown = _Held(stops, page), ""
+    for at in range(0, len(text), width):
+        released, hit = held.feed(Piece("assistant", text[at : at + width]))
+        shown += "".join(piece.text for piece in released)
+        if hit:
+            break
+    else:
+        shown += "".join(piece.text for piece in held.rest())
+    whole = text
+    for length in range(width, len(text) + width, width):  # what is complete first ends it
+        written = text[:length]
+        cuts = [written.find(stop) for stop in stops if stop in written]
+        cuts += [found.start() for found in [NEXT_SPEAKER.search(written)] if page and found]
+        if cuts:
+            whole = text[: min(cuts)]
+            break
+    assert shown == (whole.strip() if page else whole)
 
 
 # tools and thoughts
@@ -597,7 +623,8 @@ def test_a_full_queue_is_told_to_come_back(desk):
         assert json.loads(answer.read())["error"]["code"] == "overloaded"
         for thread in threads:
             thread.join()
-        assert answers == [200, 200] and desk.taken == 0
+        assert answers == [200, 200]
+        wait(lambda: desk.taken == 0)
 
 
 def wait(condition, seconds: float = 20) -> None:

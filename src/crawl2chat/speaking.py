@@ -93,11 +93,13 @@ def speak(
 ) -> Iterator[Part]:
     """The reply after a prompt's `ids`, part by part; the generator's return value is a Spoken.
 
-    Calls to `tools` are run on the way. With `read_calls` and no tools the calls come as parts and end the reply; with
-    neither, they are a part of its words. The reply ends before the first of the texts `stop` that it comes to write.
+    Calls to `tools` are run on the way; a base model calls none. With `read_calls` and no tools the calls come as
+    parts and end the reply; with neither, they are a part of its words. The reply ends before the first of the texts
+    `stop` that it comes to write.
     `options` are engine.stream's: max_new_tokens, temperature, top_k, top_p, seed, decoder.
     """
     base, reply, seen = is_base(tokenizer), Reply(prompt_ids=list(ids)), 0
+    tools = () if base else tools
     held = _Held(stop, base)
     turn = _Turn(tokenizer, plain=base, calls=read_calls or bool(tools))
     for piece in (pieces := stream(model, tokenizer, [], tools, reply=reply, **options)):
@@ -134,9 +136,6 @@ class _Held:
 
     def feed(self, piece: Piece) -> tuple[list[Piece], bool]:
         """The pieces that can be shown now, and whether the reply ends here."""
-        if self.page and not self.begun:
-            piece = piece._replace(text=piece.text.lstrip())
-            self.begun = bool(piece.text)
         self.pieces.append(piece)
         text = "".join(waiting.text for waiting in self.pieces)
         found = [at for at in map(text.find, self.stops) if at >= 0]
@@ -166,8 +165,11 @@ class _Held:
         released = []
         while self.pieces and (length >= len(self.pieces[0].text) or cut and length > 0):
             piece = self.pieces.pop(0)
-            released.append(piece._replace(text=piece.text[:length]))
-            length = max(length - len(piece.text), 0)
+            text, length = piece.text[:length], max(length - len(piece.text), 0)
+            if self.page and not self.begun:
+                text = text.lstrip()
+                self.begun = bool(text)
+            released.append(piece._replace(text=text))
         return released
 
 
