@@ -70,10 +70,7 @@ def main(config: ArenaConfig) -> None:
     torch.set_float32_matmul_precision("high" if torch.cuda.is_available() else "medium")
     disable_progress_bar()  # of the loading of weights: one bar is enough
     output, players = Path(config.output_dir), [checkpoint.name for checkpoint in config.checkpoints]
-    if len(players) < 2 or len(set(players)) < len(players) or any("/" in name for name in players):
-        fail(f"arena: checkpoints {', '.join(players)}: give two or more, each with a name of its own, without a /")
-    if config.anchor not in (None, *players):
-        fail(f"arena: the anchor {config.anchor!r} is no checkpoint; there are {', '.join(players)}")
+    arena.check_players(players, config.anchor)
     for key, judge in (("endpoint", "model"), ("person", "person")):
         if (config.judge == judge) != (getattr(config, key) is not None):
             fail(f"arena: judge: {judge}, and the key {key} that says which one, go together")

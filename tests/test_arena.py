@@ -12,6 +12,7 @@ from crawl2chat import endpoint as endpoint_module
 from crawl2chat.endpoint import Endpoint
 from crawl2chat.labeler import Simulated
 from crawl2chat.recipe import parse_recipe
+from crawl2chat.web.arena import Page
 from endpoint_server import serving
 from tiny import tiny_model, tiny_tokenizer
 
@@ -250,6 +251,22 @@ def test_verses_are_judged_by_the_simulated_human_and_a_base_model_goes_on_with_
     assert {row["judge"] for row in rows_of(tmp_path / "arena/battles.jsonl")} == {"simulated, noise 0, seed 0"}
 
 
+def test_what_a_person_said_on_the_page_is_not_asked_again(world, tmp_path):
+    output, verses = tmp_path / "arena", {"tasks": [{"name": "verse"}]}
+    run(output, world, judge="simulated", **verses)
+    page = Page(rows_of(output / "battles.jsonl"), output / "people/decisions.jsonl", "ada")
+    for number, item in enumerate(page.items):
+        body = {"item": item, "verdict": "left", "decision": f"{number:032x}", "seconds": 1}
+        page.change("/judge", body)
+    metrics = run(output, world, judge="person", person="ada", **verses)
+    assert {row["judge"] for row in rows_of(output / "battles.jsonl")} == {"ada"}
+    assert (
+        metrics["battles"] == 18
+        and metrics["identical"] == 6
+        and metrics["tie_share"] == pytest.approx(1 / 3, abs=1e-5)
+    )
+
+
 def test_prompts_of_conversations_are_judged_by_a_model_and_they_are_those_held_out(world, tmp_path):
     talks = tmp_path / "talks.jsonl"
     rows = [{"messages": [*asked(f"{i}?"), {"role": "assistant", "content": "."}]} for i in range(6)]
@@ -285,7 +302,8 @@ def test_bad_input_is_one_line_each(world, tmp_path):
     judge = {"base_url": "http://localhost:1/v1", "model": "m"}
     for keys, complaint in [
         ({"checkpoints": [one]}, "two or more"),
-        ({"checkpoints": [one, one]}, "a name of its own"),
+        ({"checkpoints": [one, one]}, "one word of its own"),
+        ({"checkpoints": [one, {**one, "name": ""}]}, "one word of its own"),
         ({"checkpoints": [one, {**one, "name": "a/b"}]}, "without a /"),
         ({"anchor": "three"}, "the anchor 'three' is no checkpoint; there are one, two, again"),
         ({"judge": "model"}, "go together"),

@@ -381,6 +381,10 @@ def test_the_report_says_nothing_without_an_arena_and_takes_several_and_partial_
     assert section.arena(Run(tmp_path, {"arena": {"battles": 0}})) == ""
     run = a_run(tmp_path, battles(4), stage="arena-verse")
     assert "Arena: verse" in section.arena(run)
+    odd = [3, {"a": "x"}, {**battles(1)[0], "winner": "x"}, {**battles(1)[0], "winner": None, "judge": "eve"}]
+    for name in ("battles.jsonl", "people/battles.jsonl"):
+        (tmp_path / "arena-verse" / name).write_text("".join(json.dumps(row) + "\n" for row in odd))
+    assert "Arena: verse" in section.arena(run)
     bare = Run(tmp_path / "none", {"arena": {"rating/x": 1000.0, "rating/<b>": 900.0}})
     html = section.arena(bare)
     assert "<b>x</b>" in html and "&lt;b&gt;" in html

@@ -5,6 +5,7 @@ Whoever it is sees two texts and no names, and the same two texts once, whicheve
 """
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -44,6 +45,14 @@ def read_questions(
     if not rows:
         fail("arena: there is no prompt to battle on; give the recipe `tasks` with held-out questions, or `prompts`")
     return rows
+
+
+def check_players(names: Sequence[str], anchor: str | None) -> None:
+    """One clear line where metrics could not tell the checkpoints apart, or the anchor is none of them."""
+    if len(set(names)) < max(2, len(names)) or not all(re.fullmatch(r"[^/\s]+", name) for name in names):
+        fail(f"arena: checkpoints {', '.join(names)}: give two or more, each with one word of its own, without a /")
+    if anchor not in (None, *names):
+        fail(f"arena: the anchor {anchor!r} is no checkpoint; there are {', '.join(names)}")
 
 
 def check_judge(judge: str, rows: Sequence[dict]) -> None:

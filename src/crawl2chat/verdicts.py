@@ -43,9 +43,8 @@ def agreement(one: Sequence[dict], other: Sequence[dict]) -> tuple[float, int]:
     for rows in (one, other):
         own = {}
         for row in rows:
-            if row["winner"] is not None and row["replies"][0] != row["replies"][1]:
-                better = {"a": row["replies"][0], "b": row["replies"][1]}.get(row["winner"])
-                own[key(row)] = better
+            if row.get("winner") is not None and row["replies"][0] != row["replies"][1]:
+                own[key(row)] = {"a": row["replies"][0], "b": row["replies"][1]}.get(row["winner"])
         said.append(own)
     both = said[0].keys() & said[1].keys()
     return (sum(said[0][name] == said[1][name] for name in both) / len(both) if both else 0.0), len(both)

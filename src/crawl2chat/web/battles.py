@@ -9,7 +9,7 @@ from matplotlib.figure import Figure, FigureBase
 from matplotlib.patches import Rectangle
 
 from crawl2chat.figures import LOOK, Ink, panels, picture
-from crawl2chat.ratings import notes, rate
+from crawl2chat.ratings import POINTS, notes, rate
 from crawl2chat.runs import Run
 from crawl2chat.verdicts import agreement
 from crawl2chat.web.fragments import clip, said, section, table
@@ -32,7 +32,7 @@ def players(numbers: dict[str, float]) -> list[str]:
 
 def part(run: Run, stage: str) -> str:
     """One arena."""
-    numbers, rows = run.metrics[stage], run.rows(stage, "battles.jsonl")
+    numbers, rows = run.metrics[stage], whole(run.rows(stage, "battles.jsonl"))
     who = dict.fromkeys(JUDGES.get(row["judge"], row["judge"]) for row in rows)
     title = "Arena" + (f": {stage.partition('-')[2].replace('-', ' ')}" if "-" in stage else "")
     by = f" Judge: {escape('; '.join(who))}." if who else ""
@@ -53,9 +53,15 @@ def part(run: Run, stage: str) -> str:
         rated(numbers),
         f'<p class="quiet">{", ".join(told)}.</p>' if told else "",
         "".join(f"<p>Note: {escape(note)}.</p>" for note in remarks),
-        people(run.rows(stage, "people/battles.jsonl"), rows),
+        people(whole(run.rows(stage, "people/battles.jsonl")), rows),
         examples(rows),
     )
+
+
+def whole(rows: Sequence[dict]) -> list[dict]:
+    """The battles that have all that is shown of them."""
+    keys = {"prompt", "a", "b", "replies", "winner", "judge"}
+    return [row for row in rows if isinstance(row, dict) and keys <= row.keys() and row["winner"] in (*POINTS, None)]
 
 
 def rates(numbers: dict[str, float]) -> dict[tuple[str, str], float]:
@@ -150,7 +156,9 @@ def people(verdicts: Sequence[dict], rows: Sequence[dict]) -> str:
     """The ratings by each person who judged on the page, and how often they agree with the arena's judge."""
     lines = []
     for name in dict.fromkeys(row["judge"] for row in verdicts):
-        own = [row for row in verdicts if row["judge"] == name]
+        own = [row for row in verdicts if row["judge"] == name and row["winner"] is not None]
+        if not own:
+            continue
         found = rate(own)
         share, both = agreement(own, rows)
         listed = ", ".join(
