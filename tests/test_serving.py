@@ -7,6 +7,7 @@ import math
 import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import openai
@@ -26,6 +27,9 @@ from crawl2chat.protocol import END_OF_TEXT, IM_END, dress, loss_mask
 from crawl2chat.serving import ServeConfig, make_app, make_server
 from crawl2chat.speaking import _Held, prompt_ids
 from crawl2chat.token_probabilities import token_rows
+from test_web_chat import chromium as chromium
+from test_web_chat import opened, replies, settled
+from test_web_chat import send as type_in
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -604,6 +608,16 @@ def test_the_page_is_served_with_headers_that_let_no_other_script_run(port):
     assert send(port, b"", "/..%2fserving.py", "GET")[0] == 404
 
 
+def test_browser_the_page_talks_to_this_server(port, chromium):
+    with opened(chromium, f"http://127.0.0.1:{port}/") as tab:
+        tab.locator("#models button", has_text="parrot").click()
+        tab.locator("#models button", has_text="sft").click()
+        type_in(tab, "find")
+        settled(tab)
+        said_by_sft, found, _ = replies(tab)  # the page begins with the last checkpoint alone
+        assert "Peru" in found and "Lima" in found and found.endswith("It is Lima.") and said_by_sft
+
+
 # bounds
 
 
@@ -732,7 +746,9 @@ def guarded(listening: str, secret: str, **headers) -> int:
 
     raw = [(name.encode(), value.encode()) for name, value in headers.items()]
     scope = {"type": "http", "method": "GET", "path": "/v1/models", "headers": raw, "query_string": b""}
-    asyncio.run(make_app(make_desk(), listening, secret)({**scope, "root_path": ""}, receive, send))
+    work = make_app(make_desk(), listening, secret)({**scope, "root_path": ""}, receive, send)
+    with ThreadPoolExecutor(1) as pool:  # a browser's fixture has a loop in this thread
+        pool.submit(asyncio.run, work).result()
     return found[0]
 
 
