@@ -22,7 +22,6 @@ from crawl2chat.web.arena import Page, judge
 from crawl2chat.web.deciding import make_server
 
 ATTACK = "<script>window.hacked = 1</script><img src=x onerror='window.hacked = 1'>"
-IMAGE = Path(__file__).parents[1] / "docs/images/arena.png"
 
 
 def battles(count: int = 3) -> list[dict]:
@@ -319,9 +318,6 @@ def test_browser_buttons_judge_and_a_double_click_judges_one_battle(tmp_path, ch
     with serving(rows[:1], tmp_path / "shown.jsonl") as client, opened(chromium, client) as tab:
         tab.screenshot(path=tmp_path / "arena.png")
         assert (tmp_path / "arena.png").stat().st_size < 250_000
-        if os.environ.get("KEEP_SCREENSHOTS"):
-            IMAGE.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(tmp_path / "arena.png", IMAGE)
     with serving(rows, path) as client, opened(chromium, client) as tab:
         tab.locator("#left").dblclick()
         counted(tab, "1 of 4")
