@@ -119,7 +119,7 @@ def main(config: ReleaseConfig) -> None:
         if files:
             settings = (config.temperature, config.top_p, model.config.max_position_embeddings)
             write_text(saving / "Modelfile", release.modelfile(tokenizer, f"gguf/{files[0]['name']}", *settings))
-        about = About(config.name, config.about, config.license, config.push or config.name, config.language,
+        about = About(config.name, config.about, config.license, config.push or ".", config.language,
                       [vars(one) for one in config.data], config.limits, config.base_model,
                       config.checkpoint or source.name, files)  # fmt: skip
         write_card(model, tokenizer, run, about, draw_curves(run, saving / "figures"), saving)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+import time
 from hashlib import sha256
 
 import pytest
@@ -12,11 +13,11 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from crawl2chat import outbox
 from crawl2chat import release as releases
 from crawl2chat.checkpoint_folder import damage, seal
 from crawl2chat.model import load_model, save_model
 from crawl2chat.protocol import load_tokenizer
+from hub_server import hub_server
 from test_training_scripts import run, stops
 from tiny import tiny_model, tiny_tokenizer
 
@@ -233,19 +234,57 @@ def test_a_secret_is_found_across_the_pieces_that_a_file_is_read_in(tmp_path, mo
     assert not releases.secret_in(tmp_path / "file", {})
 
 
-def test_a_push_goes_through_the_outbox_and_a_retry_leaves_the_release_alone(world, monkeypatch, capsys):
-    pushed = []
-    monkeypatch.setattr(outbox, "push", lambda *args, **named: pushed.append((args, named)))
-    released(world, push="owner/tiny", private=True)
-    ((folder, repo), named) = pushed[0]
-    assert (folder, repo, named["private"], named["root"]) == (world / "release", "owner/tiny", True, world)
-    assert named["retry_command"].endswith("--retry")
-    before = {path: path.read_bytes() for path in (world / "release").rglob("*") if path.is_file()}
-    monkeypatch.setattr(sys, "argv", ["release.py"])
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub on this machine; nobody waits between tries."""
+    with hub_server() as made:
+        made.known_to(monkeypatch)
+        monkeypatch.setattr(time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(sys, "argv", ["scripts/release.py", "recipes/tiny.yaml"])
+        yield made
+
+
+def content(folder) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def retried(world) -> int:
+    """The exit code of `--retry`."""
     with pytest.raises(SystemExit) as stop:
         run("release", world / "release", **keys(world, retry=True))
-    assert stop.value.code == 0 and "0 of 0 waiting pushes" in capsys.readouterr().out
-    assert all(path.read_bytes() == content for path, content in before.items())
+    return stop.value.code
+
+
+def test_a_pushed_release_is_on_the_hub_byte_for_byte(world, hub, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", SECRET)
+    released(world, push="me/tiny", private=True)
+    repo = hub.repos["model", "me/tiny"]
+    files = {name: data for name, data in repo.files().items() if name != ".gitattributes"}
+    assert files == content(world / "release") and repo.private and not hub.leaked([SECRET, hub.token])
+    assert "me/tiny" in ModelCard.load(world / "release/README.md").text
+
+
+def test_what_the_hub_did_not_take_waits_and_retry_finishes_it_without_touching_the_release(world, hub, capsys):
+    hub.play = lambda number, request: 503 if request.kind == "commit" else None
+    metrics = released(world, push="me/tiny")
+    assert (
+        metrics["files"]
+        and "finish with: python scripts/release.py recipes/tiny.yaml --retry" in capsys.readouterr().out
+    )
+    before = content(world / "release")
+    assert retried(world) == 1 and "0 of 1 waiting pushes" in capsys.readouterr().out
+    hub.play = lambda number, request: None
+    assert retried(world) == 0 and "1 of 1 waiting pushes reached the hub" in capsys.readouterr().out
+    files = hub.repos["model", "me/tiny"].files()
+    assert before == content(world / "release") == {name: files[name] for name in before}
+    assert retried(world) == 0 and "0 of 0 waiting pushes" in capsys.readouterr().out
+
+
+def test_a_push_that_the_hub_refuses_leaves_the_release_whole(world, hub, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_" + "nobodyknowsme")
+    with pytest.raises(SystemExit, match="401"):
+        released(world, push="me/tiny")
+    assert (world / "release/metrics.json").is_file() and damage(world / "release") is None
 
 
 def test_a_name_that_is_no_file_or_no_repository_is_refused_at_once(world):

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import takewhile
+from math import inf, isfinite
 from pathlib import Path
 
 import torch
@@ -185,7 +186,7 @@ def compare(file: Path, kind: str, said: Said, tokenizer: PreTrainedTokenizerBas
                 shared = [*takewhile(lambda pair: pair[0] == pair[1], zip(found, reply, strict=False))]
                 likeliest = own[min(len(shared), len(own) - 1)].topk(2).values
                 margins.append((likeliest[0] - likeliest[1]).item())
-    largest = max(differences)
+    largest = max(differences, default=inf)
     if largest > BOUNDS[kind]:
         fail(f"{file}: a log-probability differs from the model's by {largest:.3g} nats, the bound of {kind} is "
              f"{BOUNDS[kind]}; leave {kind} out of gguf")  # fmt: skip
@@ -206,7 +207,8 @@ def differs(ask: Callable, ids: list[int], own: torch.Tensor) -> list[float]:
     """
     body = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": LIKELIEST, "cache_prompt": True}
     told = ask("/completion", body).get("completion_probabilities", [])
-    return [max(abs(own[one["id"]].item() - one["logprob"]) for one in step["top_logprobs"]) for step in told]
+    rows = [[(own[one["id"]].item(), one["logprob"]) for one in step["top_logprobs"]] for step in told]
+    return [max(abs(a - b) if isfinite(a - b) else inf for a, b in row) for row in rows if row]
 
 
 def metrics(compared: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -225,8 +227,9 @@ def metrics(compared: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def summary(found: dict[str, float]) -> str:
     """What was compared, in one line."""
+    others = f", {found['greedy_beyond_a_tie']} of the others beyond a tie" if found["greedy_equal"] < 1 else ""
     return (
         f"ids of {found['token_ids_equal']:.1%} of {TEXTS} texts and {found['chat_ids_equal']:.1%} of {len(talks())} "
-        f"chats equal, {found['greedy_equal']:.0%} of {len(PROMPTS)} greedy replies equal, log-probabilities within "
-        f"{found['logprob_largest_difference']:.3f} nats"
+        f"chats equal, {found['greedy_equal']:.0%} of {len(PROMPTS)} greedy replies equal{others}, log-probabilities "
+        f"within {found['logprob_largest_difference']:.3f} nats"
     )

@@ -124,7 +124,8 @@ def check_place(output: Path, source: Path) -> None:
         fail(f"{output}: the model is there; a release needs an output_dir of its own")
     if not output.is_dir():
         return
-    listed = read_json(output / MANIFEST)["files"] if (output / MANIFEST).is_file() else {}
+    manifest = read_json(output / MANIFEST) if (output / MANIFEST).is_file() else {}
+    listed = manifest.get("files") or {} if isinstance(manifest, dict) else {}
     files = {path.relative_to(output).as_posix() for path in output.rglob("*") if path.is_file()}
     if strange := sorted(name for name in files - set(listed) - OWN if not name.startswith("outbox/")):
         fail(f"{output}: holds {strange[0]}, which no release wrote; give the release a folder of its own")
