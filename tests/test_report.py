@@ -1,7 +1,9 @@
 """The page shows what the run wrote and nothing more, runs nothing that a model wrote, and needs no other file."""
 
+import gzip
 import importlib.util
 import json
+import random
 import re
 import shutil
 from html.parser import HTMLParser
@@ -13,8 +15,11 @@ from crawl2chat.figures import heat
 from crawl2chat.recollection import CLOSED, by_seen
 from crawl2chat.recollection import numbers as recollection_numbers
 from crawl2chat.report import page
-from crawl2chat.runs import Target, all_numbers, read_run
-from tiny_run import STAGES, tiny_run, write
+from crawl2chat.runs import Run, Target, all_numbers, read_run
+from test_web_practice import write_practice
+from test_web_rlhf import STAGES as RLHF
+from test_web_rlhf import write_run
+from tiny_run import STAGES, finish, tiny_run, write
 
 ROOT = Path(__file__).resolve().parents[1]
 VOID = {"meta", "img", "br", "source", "link", "input", "hr"}
@@ -166,6 +171,143 @@ def test_a_skipped_stage_leaves_nothing_empty(tmp_path, stage):
     Page(html)
     assert stage not in run.metrics
     assert not re.search(r"</h[23]>\s*(</section>|<h[23]>|</div>)", html)
+
+
+EVERY = (*STAGES, "rejection", "grpo", *RLHF, "arena", "release")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Run:
+    """A run with every stage that there is."""
+    folder = tiny_run(tmp_path_factory.mktemp("whole"))
+    write_practice(folder)
+    write_run(folder)
+    dropped = {"step": "c4", "reason": "lorem_ipsum", "url": "https://example.com/<u>", "start": "Lorem <script>"}
+    path = folder / "data" / "rejected" / "c4-00000.jsonl.gz"
+    path.parent.mkdir()
+    path.write_bytes(gzip.compress((json.dumps(dropped) + "\n").encode()))
+    files = {"model.safetensors": {"sha256": "ab" * 32, "bytes": 17}, "<b>.json": {"sha256": "cd" * 32, "bytes": 3}}
+    write(folder / "release" / "manifest.json", {"files": files})
+    (folder / "release" / "gguf").mkdir()
+    for name in ("gguf/tiny-f16.gguf", "Modelfile"):
+        (folder / "release" / name).touch()
+    proof = {"token_ids_equal": 1.0, "gguf_greedy_equal": 0.95, "gguf_logprob_largest_difference": 0.0123}
+    finish(folder / "release", 20.0, 0.8, files=14, bytes=43_500_000, **proof)
+    ratings = {"rating/sft": 40.0, "rating/base": -40.0, "win_rate/sft/base": 0.61, "win_rate/base/sft": 0.39}
+    finish(folder / "arena", 9.0, 0.7, battles=200, players=2, **ratings)
+    return read_run(folder, EVERY)
+
+
+@pytest.mark.parametrize("seed", range(14))
+def test_whatever_stages_are_skipped_nothing_is_empty_and_every_link_leads_somewhere(whole, seed):
+    rng = random.Random(seed)
+    kept = EVERY if seed == 0 else sorted(rng.sample(EVERY, rng.randint(1, len(EVERY))), key=EVERY.index)
+    html = page(Run(whole.folder, {stage: whole.metrics[stage] for stage in kept}))
+    found = Page(html)
+    assert not re.search(r"</h[123]>\s*(</section>|<h[23]>|</div>|</header>)", html)
+    assert "<table></table>" not in html and not re.search(
+        r'<div class="part"[^>]*>[^<]*</div>\s*(<div class="part"|<footer)', html
+    )
+    anchors = re.findall(r' id="([^"]+)"', html)
+    assert len(anchors) == len(set(anchors)) and {link[1:] for link in found.links} <= set(anchors)
+    assert len(html.encode()) < 5_000_000 and "<script" not in html
+
+
+@pytest.mark.parametrize("stage", EVERY)
+def test_a_run_of_one_stage_alone_has_a_page(whole, stage):
+    html = page(Run(whole.folder, {stage: whole.metrics[stage]}))
+    assert re.findall(r"<h2>(.*?)</h2>", html)[-2:] == ["Time and memory", "To make it again"]
+    assert not re.search(r"</h[23]>\s*(</section>|<h[23]>|</div>)", html)
+
+
+def side_files() -> list[str]:
+    """Side files of the stages that the report reads, as <stage>/<name>."""
+    names = (
+        "data/funnel.json tokenizer/ladder.json pretrain/log_history.json pretrain/samples.jsonl sample/samples.json "
+    )
+    names += "interrogate/replies.jsonl interrogate/facts.jsonl sft/log_history.json eval/replies.jsonl "
+    names += (
+        "rejection/rounds.json rejection/rollouts.jsonl grpo/curve.json grpo/log_history.json grpo/completions.jsonl "
+    )
+    names += "grpo/teacher.json preferences/rankings.jsonl reward/scores.jsonl reward/calibration.json "
+    names += "reward/degenerate.json ppo/curve.json ppo/log_history.json ppo/held_out.jsonl "
+    return (names + "overoptimization/curves.json release/manifest.json").split()
+
+
+@pytest.mark.parametrize("name", side_files())
+def test_a_side_file_that_is_not_as_its_stage_writes_it_is_one_clear_line_or_left_out(whole, tmp_path, name):
+    stage, file = name.split("/")
+    assert (whole.folder / name).exists(), "the whole run has it"
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder / stage, folder / stage)
+    path = folder / stage / file
+    text = path.read_text(encoding="utf-8")
+    numbers = re.sub(r"(?<=[:\[ ])-?\d+\.\d+", "NaN", text)
+    for broken in (
+        numbers,
+        "[]",
+        "{}",
+        "null",
+        "3",
+        '"words"',
+        "[null]",
+        '[{"step": null}]',
+        text[: len(text) // 2],
+        "",
+    ):
+        path.write_text(broken, encoding="utf-8")
+        try:
+            html = page(Run(folder, {stage: whole.metrics[stage]}))
+        except SystemExit as stop:
+            assert str(folder) in stop.code and "\n" not in stop.code and "again" in stop.code, broken[:40]
+        else:
+            Page(html)
+            assert "width:nan" not in html and not re.search(r"</h[23]>\s*(</section>|<h[23]>|</div>)", html)
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
+def test_a_metric_that_is_no_number_is_one_clear_line(tmp_path, number):
+    folder = tiny_run(tmp_path, ("data",))
+    (folder / "data" / "metrics.json").write_text(f'{{"precision": {number}, "seconds": 3}}')
+    with pytest.raises(SystemExit, match="precision is -?(nan|inf), no finite number; run the stage data again"):
+        read_run(folder, ("data",))
+
+
+def test_a_stage_that_is_still_running_is_left_out(tmp_path):
+    folder = tiny_run(tmp_path, ("data", "pretrain"))
+    (folder / "pretrain" / "metrics.json").unlink()
+    (folder / "pretrain" / "log_history.json").write_text('[{"step": 5, "lo')
+    assert "Learning to predict" not in page(read_run(folder, STAGES))
+
+
+def test_task_names_and_labels_of_any_kind_are_drawn_as_text(tmp_path, monkeypatch):
+    monkeypatch.undo()
+    folder = tiny_run(tmp_path, ("pretrain",))
+    rows = [
+        {"step": s, "loss": 2.0, "eval_bits_per_byte": 1.0, "eval_bits_per_byte_<script>$x$\ud800&": 1.5}
+        for s in (1, 2)
+    ]
+    (folder / "pretrain" / "log_history.json").write_text(json.dumps(rows))
+    html = page(read_run(folder, STAGES))
+    Page(html)
+    assert "<script" not in html and "&lt;script&gt;$x$?&amp;" in html
+
+
+def test_the_release_says_what_it_proves_and_how_to_run_it(whole):
+    text = Page(page(whole)).shown().replace("\xa0", " ")
+    assert "100 %of texts have the same token ids" in text and "95 %of greedy replies are the same" in text
+    assert "43.5 MB" in text and "differ by at most 0.0123 nats" in text and "<b>.json3cdcd" in text
+    for program in ("llama-cli -m", "ollama create", "lmstudio", "scripts/chat.py", "from_pretrained"):
+        assert program in text
+
+
+def test_what_was_dropped_is_quoted(whole):
+    html = page(whole)
+    assert "c4: lorem ipsum" in html and "Lorem &lt;script&gt;" in html and "example.com/&lt;u&gt;" in html
+
+
+def test_each_section_says_its_stage_and_time(html):
+    assert '<small class="made">data, 61\xa0s</small><h2>From crawl to clean text</h2>' in html
 
 
 def test_conversations_without_any_tokenizer_have_no_mask_view(tmp_path):
@@ -327,10 +469,15 @@ def test_no_stage_at_all_is_one_clear_line(tmp_path):
         read_run(tmp_path, STAGES)
 
 
-def test_the_script_writes_page_and_numbers_and_says_where(folder, tmp_path, capsys):
+def load_script():
     spec = importlib.util.spec_from_file_location("report_script", ROOT / "scripts" / "report.py")
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
+    return script
+
+
+def test_the_script_writes_page_and_numbers_and_says_where(folder, tmp_path, capsys):
+    script = load_script()
     shutil.copytree(folder, tmp_path / "run")
     target = Target("data/precision", "precision", at_least=0.97)
     script.main(

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+from pathlib import Path
 
 import pytest
 
@@ -81,8 +82,7 @@ def sketched(monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", lambda figure, file, **how: file.write(b"<svg/>"))
 
 
-@pytest.fixture
-def run(tmp_path) -> Run:
+def write_practice(tmp_path: Path) -> None:
     write(tmp_path / "rejection" / "rounds.json", rounds())
     write(tmp_path / "rejection" / "rollouts.jsonl", tries())
     finish(tmp_path / "rejection", 140.0, 1.1, rounds=3, pass_at_1_first=0.5, pass_at_1_last=0.83)
@@ -91,6 +91,11 @@ def run(tmp_path) -> Run:
     write(tmp_path / "grpo" / "completions.jsonl", completions())
     write(tmp_path / "grpo" / "teacher.json", {"teacher": 0.7, "sft": [[0, 0.1], [50, 0.6], [100, 0.69]]})
     finish(tmp_path / "grpo", 135.0, 1.3, pass_at_1_before=0.6, pass_at_1_after=0.93)
+
+
+@pytest.fixture
+def run(tmp_path) -> Run:
+    write_practice(tmp_path)
     return read_run(tmp_path, WAYS)
 
 

@@ -7,10 +7,11 @@ from html import escape
 from pathlib import Path
 
 from crawl2chat import figures
-from crawl2chat.runs import Run, Target, all_numbers, versions
+from crawl2chat.runs import Run, Target, all_numbers, read_text, versions
 from crawl2chat.stage import fail
 from crawl2chat.web import practice, rlhf
 from crawl2chat.web.assistant import identity, interrogation, memory, thinking
+from crawl2chat.web.battles import arena
 from crawl2chat.web.cheese import capabilities, examples, graded
 from crawl2chat.web.finetuning import conversations, labelling, sft
 from crawl2chat.web.fragments import clip, details, said, section, table, turns
@@ -73,7 +74,7 @@ CHAPTERS = {
         (rlhf.side_by_side, "ppo"),
         (rlhf.overoptimization, "overoptimization"),
     ),
-    "What it can do": ((capabilities, "eval"), (examples, "eval")),
+    "What it can do": ((capabilities, "eval"), (examples, "eval"), (arena, "arena")),
     "Out of the door": ((release, "release"),),
 }
 
@@ -116,7 +117,7 @@ def appendix(run: Run) -> str:
     parts = [details("Versions", table([], [[escape(name), escape(text)] for name, text in versions().items()]))]
     for stage, metrics in run.metrics.items():
         recipe = run.folder / stage / "recipe.yaml"
-        text = f"<pre>{escape(recipe.read_text(encoding='utf-8'))}</pre>" if recipe.is_file() else ""
+        text = f"<pre>{escape(read_text(recipe))}</pre>" if recipe.is_file() else ""
         rows = [[f"<code>{escape(key)}</code>", f"{value:,.6g}"] for key, value in metrics.items()]
         parts.append(details(f"{stage}: recipe and every number", text + table([], rows, numeric=(1,))))
     return section("To make it again", "", *parts)

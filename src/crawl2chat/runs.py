@@ -50,8 +50,13 @@ class Run:
         path = self.folder / stage / name
         if stage not in self.metrics or not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")  # other separators of lines may stand within a reply
+        lines = read_text(path).split("\n")  # other separators of lines may stand within a reply
         return [read_json(path, line, number) for number, line in enumerate(lines, start=1) if line.strip()]
+
+
+def read_text(path: Path) -> str:
+    """A side file's text, with what is no UTF-8 marked as such."""
+    return path.read_text(encoding="utf-8", errors="replace")
 
 
 def read_json(path: Path, line: str | None = None, number: int = 0) -> Any:
@@ -92,7 +97,10 @@ def all_numbers(run: Run) -> dict[str, float]:
     numbers = {f"{stage}/{key}": value for stage, metrics in run.metrics.items() for key, value in metrics.items()}
     after = run.metrics.get("eval", {})
     numbers |= {key: value for key, value in after.items() if key.startswith("interrogate/")}
-    numbers |= recollection.numbers(run.rows("eval", "replies.jsonl"))
+    try:
+        numbers |= recollection.numbers(run.rows("eval", "replies.jsonl"))
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        fail(f"{run.folder / 'eval' / 'replies.jsonl'}: not as eval writes it ({error!r}); run the stage eval again")
     numbers["total_seconds"] = round(sum(metrics.get("seconds", 0) for metrics in run.metrics.values()), 1)
     numbers["peak_memory_gb"] = max(metrics.get("peak_memory_gb", 0) for metrics in run.metrics.values())
     return numbers

@@ -1,5 +1,6 @@
 """Pieces of a page: numbers, tables, bars and conversations as HTML, with every text escaped."""
 
+import re
 from collections.abc import Sequence
 from html import escape
 from math import isfinite
@@ -26,7 +27,7 @@ def said(value: float, key: str = "") -> str:
 def section(title: str, explain: str, *parts: str) -> str:
     """A section of the page, or nothing where all its parts are empty."""
     body = "".join(parts)
-    name = title.lower().replace(" ", "-").replace(",", "")
+    name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-")
     note = f'<p class="explain">{explain}</p>' if explain else ""
     return f'<section id="{name}"><h2>{title}</h2>{note}{body}</section>' if body else ""
 

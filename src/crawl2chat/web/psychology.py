@@ -47,7 +47,7 @@ def by_temperature(rows: list[dict]) -> str:
     }
     lines = {name: [(row["temperature"], row[key]) for row in rows] for key, name in names.items()}
     picture = figures.against("temperature", "share", lines)
-    return f"<h3>How much the continuations of one prompt differ</h3>{picture}"
+    return f"<h3>How much the continuations of one prompt differ</h3>{picture}" if picture else ""
 
 
 def psychology(run: Run) -> str:
@@ -85,7 +85,7 @@ def recitation(found: dict, epochs: float | None) -> str:
     }
     picture = figures.against("times that a passage stands in the training text", "share", lines, powers=True)
     note = f" The corpus of them was read {epochs:.2f} times." if epochs else ""
-    html += f"<h3>Recall grows with repetition</h3>{picture}"
+    html += f"<h3>Recall grows with repetition</h3>{picture}" if picture else ""
     html += f'<p class="quiet">{repeated[-1]["documents"]} passages at each point; at 0, never read.{note}</p>'
     for one in (repeated[-1], repeated[0]):
         for row in sorted(one["rows"], key=lambda row: -row["matched"])[:1]:
