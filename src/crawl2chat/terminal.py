@@ -140,7 +140,11 @@ class Talk:
 
     def tokens(self) -> None:
         """Print the last reply's tokens with their probabilities, and how much of the context is taken."""
-        rows = token_rows(self.model, self.tokenizer, self.messages) if self.messages else []
+        try:
+            rows = token_rows(self.model, self.tokenizer, self.messages) if self.messages else []
+        except ValueError as error:  # with its last end token the conversation may be longer than the context
+            note(str(error))
+            return
         last = max((at for at, row in enumerate(rows) if row["role"] == "user"), default=-1)
         for row in rows[last + 1 :]:
             if row["written"]:

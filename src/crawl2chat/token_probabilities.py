@@ -17,7 +17,8 @@ def token_rows(
     """{"id", "text", "role", "written": whether it bears loss, "probability", "alternatives": [{"id", "text",
     "probability"}]} of each token of the rendered conversation; the first, which nothing precedes, has none (null).
 
-    A base model reads the conversation as a page (see speaking.py); what the assistant says counts as written.
+    A base model reads the conversation as a page (see speaking.py); there, and under a template that marks no turn of
+    the assistant's, the whole of its turns counts as written.
     Raises ValueError for a conversation longer than the model's context.
     """
     ids, written, starts = _rendered(tokenizer, as_text(tokenizer, messages))
@@ -41,14 +42,16 @@ def token_rows(
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, messages: list[dict]) -> tuple[list[int], list[int], list[int]]:
     """Ids, which of them bear loss, and where each message begins."""
-    if not is_base(tokenizer):
+    if is_base(tokenizer):
+        begin, options = tokenizer.eos_token or "", {"add_special_tokens": False, "return_offsets_mapping": True}
+        encoded = tokenizer(begin + transcript(tokenizer, messages), **options)
+        ends = [len(begin + transcript(tokenizer, messages[:count])) for count in range(1, len(messages))]
+        places = [start for start, _ in encoded["offset_mapping"]]
+        ids, mask, starts = encoded["input_ids"], [], [0] + [bisect.bisect_left(places, end) for end in ends]
+    else:
         ids, mask = loss_mask(tokenizer, messages)
         starts = [0] + [len(loss_mask(tokenizer, messages[:count])[0]) for count in range(1, len(messages))]
-        return ids, mask, starts
-    begin = tokenizer.eos_token or ""
-    encoded = tokenizer(begin + transcript(tokenizer, messages), add_special_tokens=False, return_offsets_mapping=True)
-    ends = [len(begin + transcript(tokenizer, messages[:count])) for count in range(1, len(messages))]
-    places = [start for start, _ in encoded["offset_mapping"]]
-    starts = [0] + [bisect.bisect_left(places, end) for end in ends]
-    roles = [messages[bisect.bisect_right(starts, at) - 1]["role"] for at in range(len(places))]
-    return encoded["input_ids"], [int(role == "assistant") for role in roles], starts
+    if not any(mask):  # a page, or a template from elsewhere that marks nothing
+        roles = [messages[bisect.bisect_right(starts, at) - 1]["role"] for at in range(len(ids))]
+        mask = [int(role == "assistant") for role in roles]
+    return ids, mask, starts
