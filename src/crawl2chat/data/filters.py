@@ -7,6 +7,7 @@ on.
 import math
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,9 @@ def at_most(seconds: float) -> Iterator[None]:
 
 
 class Safe:
-    """Mixed into a filter: what it breaks on is rejected as broke_<error>, what takes over `seconds` as timeout."""
+    """Mixed into a filter: a page that it breaks on is rejected as broke_<error>, one that took all filters so far
+    over `seconds` of computing as timeout.
+    """
 
     seconds = 5.0
 
@@ -65,13 +68,16 @@ class Safe:
         return [self.safely(document) for document in batch]
 
     def safely(self, document: Document) -> Verdict:
+        used, began = document.metadata.get("filter_seconds", 0.0), time.process_time()
         try:
-            with at_most(self.seconds):
+            with at_most(max(self.seconds - used, 0.001)):
                 return self.filter(document)
         except OutOfTime:
             return False, "timeout"
         except (ArithmeticError, AssertionError, LookupError, RecursionError, TypeError, ValueError) as error:
             return False, f"broke_{type(error).__name__}"
+        finally:
+            document.metadata["filter_seconds"] = used + time.process_time() - began
 
 
 class Urls(Safe, URLFilter):

@@ -1,6 +1,7 @@
 """Readers that count what they cannot read: pages of WARC files, rows of a dataset, the documents kept so far."""
 
 import codecs
+import copy
 import hashlib
 import re
 from collections.abc import Iterator
@@ -12,13 +13,14 @@ import charset_normalizer
 import pyarrow.parquet as pq
 from datatrove.data import Document, DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
-from fastwarc.warc import ArchiveIterator, WarcRecordType
+from fastwarc.warc import ArchiveIterator, WarcRecord, WarcRecordType
 
 from crawl2chat.data import warc
 from crawl2chat.data.shards import documents, shard_files
 from crawl2chat.data.steps import Rejected
 from crawl2chat.stage import fail
 
+UNREADABLE = (OSError, ValueError)
 HTML = ("text/html", "application/xhtml+xml")
 LARGEST = 5 << 20  # bytes of a page: where Common Crawl cuts since March 2025
 LOOKED_AT = 1 << 16  # bytes of a page that a charset is guessed from
@@ -57,11 +59,11 @@ class Pages(PipelineStep):
                     if by_file or index % world_size == rank:
                         yield from self.take(record, self.names.get(path, str(path)), rank, rejected)
 
-    def take(self, record: object, where: str, rank: int, rejected: Rejected) -> Iterator[Document]:
+    def take(self, record: WarcRecord | None, where: str, rank: int, rejected: Rejected) -> Iterator[Document]:
         """The record's page, or none, once it is counted as rejected or damaged."""
         with self.track_time():
             self.stat_update("records")
-            document, reason = page(record, self.largest)
+            document, reason = page(record, self.largest) if record else (None, "record")
         if document is None:
             self.stat_update("damaged", f"damaged_{reason}")
             return
@@ -73,30 +75,39 @@ class Pages(PipelineStep):
         else:
             yield document
 
-    def records(self, path: Path, salvage: bool) -> Iterator:
+    def records(self, path: Path, salvage: bool) -> Iterator[WarcRecord | None]:
+        """The response records of a file; salvage: by our own walk, None for one that the reader cannot take."""
         if not salvage:
             yield from ArchiveIterator(str(path), record_types=WarcRecordType.response, parse_http=False)
             return
         for record in warc.walk(path):
             if record.data is not None and record.type == "response":
-                yield from ArchiveIterator(BytesIO(record.data), parse_http=False)
+                try:
+                    yield next(iter(ArchiveIterator(BytesIO(record.data), parse_http=False)), None)
+                except UNREADABLE:
+                    yield None
 
 
-def page(record: object, largest: int = LARGEST) -> tuple[Document | None, str]:
+def page(record: WarcRecord, largest: int = LARGEST) -> tuple[Document | None, str]:
     """A response record as (document with HTML, ""), (document, reason to reject it) or (None, why it is damaged)."""
     try:
-        record.parse_http(auto_decode="all")
-        body = record.reader.read(largest + 1)
+        large = record.content_length > largest + warc.LONGEST_HEADER
+        if not large:
+            record.freeze()
+            record = copy.copy(record)  # what breaks in it would break the file's reader at its next step
+        record.parse_http(auto_decode="none" if large else "all")
+        body = b"" if large else record.reader.read(largest + 1)
         url, identity, date = (record.headers.get(f"WARC-{name}") for name in ("Target-URI", "Record-ID", "Date"))
         kind = record.headers.get("WARC-Identified-Payload-Type") or record.http_content_type
         charset = record.http_charset
-    except (OSError, ValueError):
+    except UNREADABLE:
         return None, "http"
+    # without an id of its own, as no crawler writes it
     identity = sound(identity) or f"<sha256:{hashlib.sha256(body).hexdigest()}>"
     metadata = {"url": sound(url), "date": sound(date)}
     if kind not in HTML:
         return Document("", identity, metadata=metadata), "not_html"
-    if len(body) > largest:
+    if large or len(body) > largest:
         return Document("", identity, metadata=metadata), "too_large"
     text = decode(body, charset)
     if text is None:

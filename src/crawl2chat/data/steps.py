@@ -34,6 +34,7 @@ WARM_UP = 120.0  # seconds in which the extractor's process must have started: i
 PATIENCE = 4  # times its seconds of computing that an extractor may take by the clock
 TICK = 0.05
 LOCAL_PART, DOMAIN = 64, 255  # characters of an address before and behind its @ at most (RFC 5321)
+ADDRESS = re.compile(r"[A-Za-z0-9!#$%&'*+/=?^_`{|}~-]@(?:[A-Za-z0-9][A-Za-z0-9-]*\.|\[)")  # what stands around its @
 LONG = 1000  # characters in a row without a blank: no prose
 
 
@@ -120,7 +121,7 @@ class Masks(PIIFormatter):
     def long(self, run: str) -> str:
         """The same for a run without blanks, looking at the surroundings of each @."""
         parts, done = [], 0
-        for at in (found.start() for found in re.finditer("@", run)):
+        for at in (found.start() + 1 for found in ADDRESS.finditer(run)):
             start = max(done, at - LOCAL_PART)
             if at >= done and (found := self.emails_replacer.regex.search(run[start : at + DOMAIN])):
                 parts += [run[done : start + found.start()], self.emails_replacer.replace(found[0])]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from fastwarc.warc import ArchiveIterator, WarcRecordType
 from tqdm import tqdm
 
 from crawl2chat.stage import fail
@@ -53,7 +54,10 @@ def warc_files(path: str | Path) -> list[Path]:
 
 
 def count(path: Path) -> Count:
-    """Count the response records of a file by its bytes alone."""
+    """Count the response records of a file by its bytes alone.
+
+    Where the usual reader then finds another number, that is damage too: its records must be salvaged one by one.
+    """
     result = Count()
     for record in walk(path):
         if record.data is None:
@@ -61,7 +65,20 @@ def count(path: Path) -> Count:
         if record.type == "response":
             result.responses += 1
             result.cut += record.data is None
+    if not result.damage and (why := unreadable(path, result.responses)):
+        result.damage.append((0, why))
     return result
+
+
+def unreadable(path: Path, responses: int) -> str:
+    """What keeps FastWARC from finding all response records of a file, or ""."""
+    seen = 0
+    try:
+        for _ in ArchiveIterator(str(path), record_types=WarcRecordType.response, parse_http=False):
+            seen += 1
+    except (OSError, ValueError) as error:
+        return f"the reader breaks after {seen:,} of {responses:,} records ({error})"
+    return "" if seen == responses else f"the reader finds {seen:,} of {responses:,} records"
 
 
 def count_files(
