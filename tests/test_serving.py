@@ -686,6 +686,11 @@ def test_a_reply_that_takes_too_long_is_ended():
 def test_a_body_too_large_is_refused_and_its_sender_gets_the_answer(port):
     status, answer = send(port, b'{"model": "' + b"x" * (serving.LARGEST + 1) + b'"}')
     assert status == 413 and "larger" in answer["error"]["message"]
+    for declared in (serving.DRAINED + 1, 10**19):  # nothing of it is waited for
+        with socket.create_connection(("127.0.0.1", port)) as connection:
+            connection.sendall(head(port, declared) + b"{")
+            connection.settimeout(5)
+            assert b"413" in connection.recv(100)
     assert send(port, b"{}", **{"Content-Type": "text/plain"})[0] == 415
 
 
