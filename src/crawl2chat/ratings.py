@@ -35,7 +35,7 @@ class Ratings:
     controlled: dict[str, float] = field(default_factory=dict)  # ratings at equal lengths; empty: lengths never differ
     controlled_low: dict[str, float] = field(default_factory=dict)
     controlled_high: dict[str, float] = field(default_factory=dict)
-    length_effect: float | None = None  # points that a reply twice as long gains by that alone
+    length_effect: tuple[float, float] | None = None  # points that a reply twice as long gains, standard error
     notes: list[str] = field(default_factory=list)  # what a reader of the ratings must know
 
     def metrics(self) -> dict[str, float]:
@@ -47,7 +47,11 @@ class Ratings:
         for key, values in parts.items():
             found |= {f"{key}/{name}": round(values[name], 2) for name in self.players if name in values}
         found |= {f"win_rate/{a}/{b}": round(rate, 6) for (a, b), rate in self.win_rate.items()}
-        return found if self.length_effect is None else {**found, "length_effect": round(self.length_effect, 2)}
+        if self.length_effect is not None:
+            points, error = self.length_effect
+            ends = {"": 0, "_low": -1.96 * error, "_high": 1.96 * error}
+            found |= {f"length_effect{end}": round(points + by, 2) for end, by in ends.items()}
+        return found
 
 
 def rate(battles: Sequence[dict], anchor: str | None = None, draws: int = 1000, seed: int = 0) -> Ratings:
@@ -106,7 +110,8 @@ def rate(battles: Sequence[dict], anchor: str | None = None, draws: int = 1000, 
     lengths = np.array([[len(text) for text in row["replies"]] for row in battles if "replies" in row])
     if len(lengths) == len(battles) and (lengths[:, 0] != lengths[:, 1]).any():
         by_battle = np.eye(len(names))[a] - np.eye(len(names))[b]
-        values, errors, found.length_effect = at_equal_lengths(by_battle, points, lengths, prompt, centre)
+        (*values, effect), (*errors, own) = at_equal_lengths(by_battle, points, lengths, prompt, centre)
+        values, errors, found.length_effect = np.array(values), np.array(errors), (float(effect), float(own))
         found.controlled = as_dict(values)
         found.controlled_low, found.controlled_high = as_dict(values - 1.96 * errors), as_dict(values + 1.96 * errors)
     return found
@@ -138,8 +143,9 @@ def fit(design: np.ndarray, won: np.ndarray, games: np.ndarray) -> np.ndarray:
 
 def at_equal_lengths(
     design: np.ndarray, points: np.ndarray, lengths: np.ndarray, prompt: np.ndarray, centre: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """(ratings, their standard errors, points that a reply twice as long gains) with the length as one more column.
+) -> tuple[np.ndarray, np.ndarray]:
+    """(values, standard errors) with the length as one more column: ratings, and points that a reply twice as long
+    gains by that.
 
     Chatbot Arena's style control (Li, Angelopoulos and Chiang 2024, "Does style matter?"): the difference of the two
     lengths over their sum, in its own spread, stands in the regression beside the players. Lengths are in characters,
@@ -156,11 +162,15 @@ def at_equal_lengths(
     scores = np.zeros((prompt.max() + 1, design.shape[1]))
     np.add.at(scores, prompt, (points - chance)[:, None] * design)
     inverse = np.linalg.inv(bend)
-    contrast = np.column_stack([centre, np.zeros(len(centre))]) * ELO
+    contrast = np.zeros((len(centre) + 1, len(centre) + 1))
+    contrast[:-1, :-1] = centre
+    contrast[-1, -1] = (2 - 1) / (2 + 1) / spread  # of two replies, one twice as long as the other
     clusters = len(scores)
-    spreads = contrast @ inverse @ (scores.T @ scores * clusters / max(clusters - 1, 1)) @ inverse @ contrast.T
-    twice = (2 - 1) / (2 + 1)
-    return AVERAGE + contrast @ values, np.sqrt(np.diag(spreads)), float(ELO * values[-1] / spread * twice)
+    meat = scores.T @ scores * clusters / max(clusters - 1, 1)
+    spreads = contrast @ inverse @ meat @ inverse @ contrast.T
+    found = ELO * contrast @ values
+    found[:-1] += AVERAGE
+    return found, ELO * np.sqrt(np.diag(spreads))
 
 
 def notes(players: Sequence[str], win_rate: dict[tuple[str, str], float], prompts: int) -> list[str]:

@@ -15,7 +15,7 @@ from crawl2chat.verdicts import agreement
 from crawl2chat.web.fragments import clip, said, section, table
 from crawl2chat.web.practice import asked
 
-JUDGES = {"grader": "the tasks' graders: right beats wrong"}
+JUDGES = {"grader": "the tasks' graders: right beats wrong", "simulated": "the simulated human, who errs a little"}
 
 
 def arena(run: Run) -> str:
@@ -33,7 +33,7 @@ def players(numbers: dict[str, float]) -> list[str]:
 def part(run: Run, stage: str) -> str:
     """One arena."""
     numbers, rows = run.metrics[stage], whole(run.rows(stage, "battles.jsonl"))
-    who = dict.fromkeys(JUDGES.get(row["judge"], row["judge"]) for row in rows)
+    who = dict.fromkeys(JUDGES.get(str(row["judge"]).partition(",")[0], str(row["judge"])) for row in rows)
     title = "Arena" + (f": {stage.partition('-')[2].replace('-', ' ')}" if "-" in stage else "")
     by = f" Judge: {escape('; '.join(who))}." if who else ""
     told = [f"{said(numbers['battles'])} battles"] if "battles" in numbers else []
@@ -42,7 +42,9 @@ def part(run: Run, stage: str) -> str:
         told += [f"{100 * numbers[key]:.0f}&nbsp;% {name}"] if key in numbers else []
     told += [f"{numbers['undecided']:,.0f} undecided"] if numbers.get("undecided") else []
     if "length_effect" in numbers:
-        told.append(f"a reply twice as long gains {numbers['length_effect']:+.0f} points by that alone")
+        ends = [numbers.get(f"length_effect_{end}", numbers["length_effect"]) for end in ("low", "high")]
+        effect = f"{numbers['length_effect']:+.0f} points [{ends[0]:+.0f}, {ends[1]:+.0f}]".replace("-", "−")
+        told.append(f"a reply twice as long gains {effect} by that alone")
     remarks = notes(players(numbers), rates(numbers), int(numbers.get("prompts", 0)))
     return section(
         escape(title),
