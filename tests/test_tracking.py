@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -233,6 +234,16 @@ def test_no_trackers_error_reaches_the_stage(tmp_path, monkeypatch, capsys, brok
     (tmp_path / "output/laptop/data/recipe.yaml").write_text("report_to: [")
     tracking.end(tmp_path / "output/laptop/data", {"kept": 5})
     assert capsys.readouterr().out.startswith("tracking: not logged (")
+
+
+def test_a_tracker_that_does_not_open_is_taken_from_the_trainer(tmp_path, monkeypatch, capsys):
+    for name in ("wandb", "trackio"):
+        monkeypatch.setitem(sys.modules, name, None)
+    args = SimpleNamespace(report_to=["tensorboard", "wandb", "trackio"], trackio_space_id=None)
+    tracking.begin(finished(tmp_path, "report_to: [tensorboard, wandb, trackio]\n"), args)
+    assert args.report_to == ["tensorboard"] and capsys.readouterr().out.count("the stage goes on without it") == 2
+    tracking.begin(finished(tmp_path, "report_to: none\n"), args := SimpleNamespace(run_name=None))
+    assert args.run_name is None
 
 
 @pytest.mark.parametrize("recipe", [None, "", "seed: 0\n", "report_to: none\n", "report_to: [none]\n"])
