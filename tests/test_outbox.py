@@ -248,6 +248,14 @@ def test_a_tag_moves_when_its_content_does(hub, model):
         assert hub.repos["model", "me/model"].files("checkpoint-2")["config.json"] == text.encode()
 
 
+def test_on_a_hub_without_tags_the_commit_is_named(hub, model, capsys):
+    hub.play = lambda number, request: 404 if request.kind == "tag" else None
+    root = model.parent / "run"
+    outbox.stage(outbox.gather(model)[0], root, repo_id="me/model", tag="checkpoint-2", message="Step 2")
+    (pushed,) = outbox.retry(root)
+    assert f"this hub has no tags; checkpoint-2 is commit {pushed.commit}" in capsys.readouterr().out
+
+
 def test_a_branch_a_private_repository_and_a_data_set(hub, model):
     (model / "config.json").unlink()  # so that the card is not a model's
     send(model, revision="try", private=True, repo_type="dataset")

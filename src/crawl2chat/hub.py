@@ -182,12 +182,23 @@ def deliver(
         else:
             commit = api.repo_info(**place, revision=revision).sha
         if tag:
-            tagged = listing(api, repo, repo_type, tag)
-            if tagged is None or differing(contents, tagged):
-                if tagged is not None:
-                    api.delete_tag(**place, tag=tag)
-                api.create_tag(**place, tag=tag, revision=commit, exist_ok=True)
+            _tag(api, place, tag, commit, contents)
     return repo, commit
+
+
+def _tag(api: HfApi, place: dict[str, str], tag: str, commit: str, contents: dict[str, Content]) -> None:
+    """Let `tag` name a commit that holds `contents`, wherever it was before."""
+    tagged = listing(api, **place, revision=tag)
+    if tagged is not None and not differing(contents, tagged):
+        return
+    try:
+        if tagged is not None:
+            api.delete_tag(**place, tag=tag)
+        api.create_tag(**place, tag=tag, revision=commit, exist_ok=True)
+    except HfHubHTTPError as error:
+        if error.response.status_code not in (404, 405, 501):
+            raise
+        print(f"hub: {place['repo_id']}: this hub has no tags; {tag} is commit {commit}", flush=True)
 
 
 def listing(api: HfApi, repo_id: str, repo_type: str, revision: str) -> dict[str, RepoFile] | None:

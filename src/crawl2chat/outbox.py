@@ -30,6 +30,7 @@ from typing import Literal
 import psutil
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import get_token, validate_repo_id
+from tqdm import tqdm
 
 from crawl2chat.checkpoint_folder import CHUNK, sync
 from crawl2chat.dataset_card import ALONGSIDE, dataset_card, row_files
@@ -172,7 +173,7 @@ def stage(
     staging = root / "outbox" / f"_staging-{name}"
     entries = {}
     try:
-        for at, source in files.items():
+        for at, source in tqdm(files.items(), unit=" files", desc="stage", delay=3, leave=False):
             target = staging / FILES / at
             target.parent.mkdir(parents=True, exist_ok=True)
             digest = (sums or {}).get(at)
@@ -307,7 +308,8 @@ def _inspect(path: Path, found: Push, token: str | None) -> dict[str, Content]:
     secrets |= {own.encode(): "the hub's token" for own in (token, get_token()) if own}
     longest = max(map(len, secrets), default=1)
     altered = f"is not what was staged; delete {path} and push again"
-    contents = {}
+    contents, total = {}, sum(entry["bytes"] for entry in found.files.values())
+    bar = tqdm(total=total, unit="B", unit_scale=True, desc=f"check {found.repo_id}", delay=3, leave=False)
     for name, entry in found.files.items():
         file, tail = path / FILES / name, b""
         if not file.is_file() or file.stat().st_size != entry["bytes"]:
@@ -323,9 +325,11 @@ def _inspect(path: Path, found: Push, token: str | None) -> dict[str, Content]:
                         _discard(path)
                         raise Refused(f"{name} holds the value of {variable}; nothing was sent")
                 tail = piece[-longest:]
+                bar.update(len(piece))
         if digest.hexdigest() != entry["sha256"]:
             raise Refused(f"{name} {altered}")
         contents[name] = Content(file, entry["bytes"], entry["sha256"], blob.hexdigest())
+    bar.close()
     return contents
 
 
@@ -379,7 +383,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(words)
     if args.behind:
         os.nice(10)
-    if not retry(args.root):
+    if not retry(args.root) and not args.behind:
         print(f"hub: nothing waits in {args.root / 'outbox'}", flush=True)
 
 

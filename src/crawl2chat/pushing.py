@@ -25,6 +25,7 @@ from crawl2chat import outbox
 from crawl2chat.checkpoint_folder import MANIFEST
 from crawl2chat.disk import size
 from crawl2chat.hub import Away, Refused, may_write
+from crawl2chat.stage import fail
 
 MODEL = (
     "config.json generation_config.json model*.safetensors model.safetensors.index.json pytorch_model*.bin "
@@ -98,6 +99,8 @@ class HubPushes:
 
     def push_to_hub(self, commit_message: str | None = None, **kwargs) -> None:
         """The library's name for it."""
+        if not self.args.push_to_hub:
+            fail("hub: push_to_hub is not true in this run's arguments; set it, and save_model pushes too")
         self.save_model()
 
     def _stage(self, files: dict, what: str, tag: str | None, sums: dict[str, str], texts: dict[str, str]) -> None:
@@ -135,7 +138,7 @@ class HubPushes:
         self._unseen = False
         source = str(Path(__file__).parents[1])
         place = {"PYTHONPATH": os.pathsep.join(filter(None, (source, os.environ.get("PYTHONPATH"))))}
-        place |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        place |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "TQDM_DISABLE": "1"}
         if self.args.hub_token:
             place["HF_TOKEN"] = str(self.args.hub_token)
         command = [sys.executable, "-m", "crawl2chat.outbox", "--behind", str(self.args.output_dir)]
@@ -145,7 +148,7 @@ class HubPushes:
         """Wait for the sender and say in one line what the hub has and what waits; called when the process ends."""
         atexit.unregister(self.finish_pushes)
         try:
-            if self._sender and self._sender.wait() == 0 and self._unseen:
+            if self._sender and self._sender.wait() == 0 and self._unseen and outbox.waiting(self.args.output_dir):
                 self._send()
                 self._sender.wait()
         except KeyboardInterrupt:
@@ -155,7 +158,8 @@ class HubPushes:
         line = f"hub: {self.hub_model_id} has {len(sent)} of this run's {len(self.staged)} pushes"
         if left:
             line += f", {len(waits)} wait; finish with: python -m crawl2chat.outbox {self.args.output_dir}"
-        print(line, flush=True)
+        if self.staged or left:
+            print(line, flush=True)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         """Nothing: a checkpoint is pushed when its folder has its final name."""
