@@ -16,6 +16,7 @@ from crawl2chat.recollection import CLOSED, by_seen
 from crawl2chat.recollection import numbers as recollection_numbers
 from crawl2chat.report import page
 from crawl2chat.runs import Run, Target, all_numbers, read_run
+from test_web_chat import chromium as chromium
 from test_web_practice import write_practice
 from test_web_rlhf import STAGES as RLHF
 from test_web_rlhf import write_run
@@ -291,6 +292,27 @@ def test_task_names_and_labels_of_any_kind_are_drawn_as_text(tmp_path, monkeypat
     html = page(read_run(folder, STAGES))
     Page(html)
     assert "<script" not in html and "&lt;script&gt;$x$?&amp;" in html
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_browser_the_page_opens_from_disk_on_a_phone_without_network_or_sideways_scrolling(
+    whole, chromium, tmp_path, scheme
+):
+    path, asked, said = tmp_path / "index.html", [], []
+    path.write_text(page(whole, [Target("data/precision", "precision " + "x" * 90, at_least=0.97)]))
+    context = chromium.new_context(viewport={"width": 360, "height": 740}, color_scheme=scheme)
+    tab = context.new_page()
+    tab.on("request", lambda request: asked.append(request.url))
+    tab.on("console", lambda message: said.append(message.text))
+    tab.goto(path.as_uri())
+    wide = "Math.max(document.documentElement.scrollWidth, document.body.scrollWidth)"
+    assert tab.evaluate(wide) <= 360 and asked == [path.as_uri()] and said == []
+    tab.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+    assert tab.evaluate(wide) <= 360
+    tab.locator("nav a", has_text="Human feedback").click()
+    tab.wait_for_function("Math.abs(document.querySelector(location.hash).getBoundingClientRect().top) < 120")
+    assert tab.evaluate("document.querySelector('nav').getBoundingClientRect().top") == 0, "the contents stay in sight"
+    context.close()
 
 
 def test_the_release_says_what_it_proves_and_how_to_run_it(whole):

@@ -92,7 +92,12 @@ def otherwise(one: dict, two: dict) -> list[str]:
                 found.setdefault(name, []).append(task)
     shared = [key for key in dict.fromkeys([*one, *two]) if key != "tasks" and one.get(key) != two.get(key)]
     parts = [f"{name}: {', '.join(several[:6])}{' and more' * (len(several) > 6)}" for name, several in found.items()]
-    parts += [f"{key} {clip(str(one.get(key)), 160)} and {clip(str(two.get(key)), 160)}" for key in shared]
+    for key in shared:
+        left, right = ([str(x) for x in each.get(key)] if isinstance(each.get(key), list) else [str(each.get(key))]
+                       for each in (one, two))  # fmt: skip
+        apart = [("A", [x for x in left if x not in right]), ("B", [x for x in right if x not in left])]
+        told = [f"{clip(', '.join(several), 200)} in {name}" for name, several in apart if several]
+        parts.append(f"{key}: {' and '.join(told) or 'in another order'}")
     return [escape(part) for part in parts]
 
 
@@ -134,8 +139,9 @@ def reached(run: Run, other: Run) -> str:
             continue
         marks = [f"{said(value, target.key)} {'✓' if target.met(value) else '✗'}" for value in pair]
         unsure = noise(numbers, target.key)
-        how = f"<small>{unsure}</small>" if unsure else verdict(target, *pair)
-        rows.append([escape(target.label), *marks, difference(target.key, *pair), how])
+        gap = difference(target.key, *pair)
+        how = f"<small>{unsure}</small>" if unsure else verdict(target, *pair) if gap not in ("=", "≈") else ""
+        rows.append([escape(target.label), *marks, gap, how])
     head = ["", "A", "B", "difference", ""]
     return section("Numbers to reach", "", table(head, rows, numeric=(1, 2, 3)) if rows else "")
 

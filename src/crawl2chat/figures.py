@@ -155,7 +155,8 @@ def curve(title: str, lines: dict[str, list[tuple[float, float]]], target: float
     def draw(figure: Figure, ink: Ink) -> None:
         axes, last = figure.subplots(), []
         for (name, points), colour in zip(lines.items(), ink.series * 8, strict=False):
-            axes.plot(*zip(*points, strict=True), "o-" if len(points) < 25 else "-", markersize=3.5, color=colour)
+            look = {"markersize": 3.5, "linewidth": 4 if len(lines) == 2 and not last else 1.8}  # seen below its like
+            axes.plot(*zip(*points, strict=True), "o-" if len(points) < 25 else "-", color=colour, **look)
             words = f"{points[-1][1]:.2f}" + (f" {name}" if len(lines) > 1 else "")
             last.append((*points[-1], words, colour))
         if target is not None:

@@ -183,6 +183,8 @@ def strip(run: Run) -> str:
     for stage, metrics in run.metrics.items():
         key, unit = MAIN.get(stage.partition("-")[0], ("", ""))  # ppo-rloo is a ppo
         number = f"<b>{said(metrics[key], key)}</b><small>{unit}</small>" if key in metrics else "<b>✓</b>"
+        if stage == "eval" and (examined := graded(run))[1]:
+            number = f"<b>{len(examined[1])}</b><small>tasks, {len(examined[0])} checkpoints</small>"
         spent = said(metrics.get("seconds", 0), "seconds")
         items.append(f"<li><small>{escape(stage)}</small>{number}<small>{spent}</small></li>")
     return f'<ol class="strip">{"".join(items)}</ol>'
@@ -192,7 +194,8 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
     """The whole report: one HTML page that needs no script, no server and no other file."""
     numbers, several = all_numbers(run), chapters(replace(run, targets=targets))
     took = f"{said(numbers['total_seconds'], 'seconds')} and {numbers['peak_memory_gb']:.1f} GB of memory"
-    top = f"""<header>
+    top = f"""<a class="skip" href="#part-0">To the numbers</a>
+<header>
 <h1>From raw web pages<br>to a chatting assistant</h1>
 <p class="lead">Every stage of one run, with its numbers, in {took}.</p>
 {moments(run)}{strip(run)}

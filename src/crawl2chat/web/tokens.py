@@ -21,7 +21,7 @@ STYLE += """
 .tokens { font: 15px/1.9 ui-monospace, Menlo, Consolas, monospace; color: var(--word); }
 .tokens { white-space: pre-wrap; overflow-wrap: anywhere; }
 .tokens span { border-radius: 3px; padding: 2px 0; }
-.tokens .quiet { opacity: .42; }
+.tokens .quiet { background: none; opacity: .8; }
 .tokens .loss { box-shadow: inset 0 -3px var(--loss); }
 .tokens .control { font-weight: 600; outline: 1px solid #8886; }
 .tokens .raw { font-size: 80%; font-style: italic; }
