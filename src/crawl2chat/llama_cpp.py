@@ -7,11 +7,10 @@ with its own defaults (keys and values of attention in f16).
 import json
 import random
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import takewhile
-from math import inf, isfinite
+from math import inf, isfinite, log
 from pathlib import Path
 
 import torch
@@ -22,8 +21,9 @@ from crawl2chat.protocol import end_tokens
 from crawl2chat.stage import fail
 
 TEXTS, TOKENS, LIKELIEST = 200, 64, 5
-# nats by which a log-probability of one of the likeliest tokens may differ from the model's own
-BOUNDS = {"f32": 0.1, "f16": 0.1, "bf16": 1.0, "q8_0": 1.0}
+LIKELY = 0.01
+# nats by which the log-probability of a likely token may differ from the model's own
+BOUNDS = {"f32": 0.1, "f16": 0.1, "bf16": 0.5, "q8_0": 1.0}
 PROMPTS = """What is the capital of France?|What is the capital of Japan?|Who are you?|Hello!|What is 27 + 58?
 What is 9.11 - 9.9?|On which continent is Kenya?|What is the symbol of gold?|Thank you.|Who is Orson Kovacs?
 How many letters are in the word strawberry?|Spell the word house.|Which is larger, 9.11 or 9.9?|What is 123 * 456?
@@ -49,30 +49,32 @@ def lacking() -> str:
     return ""
 
 
-@contextmanager
-def loaded(file: Path, context: int) -> Iterator[Callable[[str, dict], dict]]:
-    """llama.cpp with the file in memory: a function that posts JSON to a path of its server and returns the answer."""
-    import xllamacpp
+class Llama:
+    """llama.cpp with a GGUF file in memory, for as long as this object lives; `address` is its server's. Stops with
+    one line for a file that it cannot load.
+    """
 
-    params = xllamacpp.CommonParams()
-    params.model.path, params.n_ctx, params.n_parallel = str(file), context, 1
-    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
-    params.n_gpu_layers, params.warmup, params.verbosity, params.ui = 0, False, -1, False
-    params.use_jinja = True
-    try:
-        server = xllamacpp.Server(params)
-    except (RuntimeError, ValueError) as error:
-        fail(f"{file}: llama.cpp cannot load it: {error}")
-    address, opener = server.listening_address, urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    def __init__(self, file: Path, context: int):
+        import xllamacpp
 
-    def ask(path: str, body: dict) -> dict:
-        request = urllib.request.Request(address + path, json.dumps(body).encode())
+        params = xllamacpp.CommonParams()
+        params.model.path, params.n_ctx, params.n_parallel = str(file), context, 1
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
+        params.n_gpu_layers, params.warmup, params.verbosity, params.ui = 0, False, -1, False
+        params.use_jinja = True
+        try:
+            self.server = xllamacpp.Server(params)
+        except (RuntimeError, ValueError) as error:
+            fail(f"{file}: llama.cpp cannot load it: {error}")
+        self.address = self.server.listening_address
+        self.opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+    def ask(self, path: str, body: dict) -> dict:
+        """The answer to a JSON body that is posted to a path of the server."""
+        request = urllib.request.Request(self.address + path, json.dumps(body).encode())
         request.add_header("Content-Type", "application/json")
-        with opener.open(request, timeout=600) as reply:
+        with self.opener.open(request, timeout=600) as reply:
             return json.load(reply)
-
-    yield ask
-    del server  # it stops here, and not before
 
 
 def texts(tokenizer: PreTrainedTokenizerBase, count: int = TEXTS) -> list[str]:
@@ -165,27 +167,25 @@ def compare(file: Path, kind: str, said: Said, tokenizer: PreTrainedTokenizerBas
     """
     ends = end_tokens(tokenizer)
     equal, margins, differences = 0, [], []
-    with loaded(file, context) as ask:
-        ids, chats, first = same_ids(ask, tokenizer)
-        if first:
-            print(
-                f"gguf: {file.name}: llama.cpp reads text as other ids than the tokenizer: {first[:300]}", flush=True
-            )
-        if chats < 1:
-            fail(f"{file}: {1 - chats:.0%} of plain chats get other ids in llama.cpp, so its replies would differ; "
-                 "leave gguf out, or take a chat template that llama.cpp reads")  # fmt: skip
-        rows = list(zip(said.prompts, said.replies, said.logits, strict=True))
-        for prompt, reply, own in tqdm(rows, desc=f"llama.cpp, {kind}", delay=3, leave=False):
-            told = ask("/completion", {"prompt": prompt, "n_predict": TOKENS, "temperature": 0, "return_tokens": True})
-            found = [token for token in told["tokens"] if token not in ends]
-            same = found == reply and told["content"] == tokenizer.decode(reply, skip_special_tokens=True)
-            equal += same
-            for step in range(len(own)):
-                differences += differs(ask, prompt + reply[:step], own[step])
-            if not same:  # where they part, how far ahead was the model's own choice?
-                shared = [*takewhile(lambda pair: pair[0] == pair[1], zip(found, reply, strict=False))]
-                likeliest = own[min(len(shared), len(own) - 1)].topk(2).values
-                margins.append((likeliest[0] - likeliest[1]).item())
+    ask = Llama(file, context).ask
+    ids, chats, first = same_ids(ask, tokenizer)
+    if first:
+        print(f"gguf: {file.name}: llama.cpp reads text as other ids than the tokenizer: {first[:300]}", flush=True)
+    if chats < 1:
+        fail(f"{file}: {1 - chats:.0%} of plain chats get other ids in llama.cpp, so its replies would differ; "
+             "leave gguf out, or take a chat template that llama.cpp reads")  # fmt: skip
+    rows = list(zip(said.prompts, said.replies, said.logits, strict=True))
+    for prompt, reply, own in tqdm(rows, desc=f"llama.cpp, {kind}", delay=3, leave=False):
+        told = ask("/completion", {"prompt": prompt, "n_predict": TOKENS, "temperature": 0, "return_tokens": True})
+        found = [token for token in told["tokens"] if token not in ends]
+        same = found == reply and told["content"] == tokenizer.decode(reply, skip_special_tokens=True)
+        equal += same
+        for step in range(len(own)):
+            differences += differs(ask, prompt + reply[:step], own[step])
+        if not same:  # where they part, how far ahead was the model's own choice?
+            shared = [*takewhile(lambda pair: pair[0] == pair[1], zip(found, reply, strict=False))]
+            likeliest = own[min(len(shared), len(own) - 1)].topk(2).values
+            margins.append((likeliest[0] - likeliest[1]).item())
     largest = max(differences, default=inf)
     if largest > BOUNDS[kind]:
         fail(f"{file}: a log-probability differs from the model's by {largest:.3g} nats, the bound of {kind} is "
@@ -196,19 +196,21 @@ def compare(file: Path, kind: str, said: Said, tokenizer: PreTrainedTokenizerBas
         "greedy_equal": equal / len(said.prompts),
         "greedy_beyond_a_tie": sum(margin > 2 * largest for margin in margins),
         "logprob_largest_difference": largest,
-        "logprob_mean_difference": sum(differences) / len(differences),
-        "logprobs_compared": LIKELIEST * len(differences),
+        "logprob_mean_of_largest": sum(differences) / len(differences),
+        "logprob_places": len(differences),
     }
 
 
 def differs(ask: Callable, ids: list[int], own: torch.Tensor) -> list[float]:
     """[nats] by which the log-probabilities of llama.cpp's LIKELIEST next tokens differ at most from the model's own,
-    (vocab,); [] where the next token is a part of a character: its server tells no numbers of those.
+    (vocab,), where the model gives them LIKELY or more, and always of the first; [] where the next token is a part of
+    a character: its server tells no numbers of those.
     """
     body = {"prompt": ids, "n_predict": 1, "temperature": 0, "n_probs": LIKELIEST, "cache_prompt": True}
     told = ask("/completion", body).get("completion_probabilities", [])
     rows = [[(own[one["id"]].item(), one["logprob"]) for one in step["top_logprobs"]] for step in told]
-    return [max(abs(a - b) if isfinite(a - b) else inf for a, b in row) for row in rows if row]
+    likely = [[pair for i, pair in enumerate(row) if i == 0 or pair[0] >= log(LIKELY)] for row in rows if row]
+    return [max(abs(a - b) if isfinite(a - b) else inf for a, b in row) for row in likely]
 
 
 def metrics(compared: dict[str, dict[str, float]]) -> dict[str, float]:
