@@ -149,4 +149,5 @@ if [ "$state" = running ] && [ -f "$folder/chat.yaml" ]; then
     "$python" scripts/chat.py "$folder/chat.yaml" --ask "Who are you?" "What is the capital of France?" "What is 27 + 58?"
     echo "report: $(output_dir "$folder/report.yaml")/index.html"
     echo "chat:   ${python#"$root"/} scripts/chat.py $folder/chat.yaml"
+    echo "page:   ${python#"$root"/} scripts/chat.py $folder/chat.yaml --serve"
 fi
