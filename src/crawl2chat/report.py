@@ -145,6 +145,13 @@ def chapters(run: Run) -> dict[str, str]:
     return {name: html for name, html in found.items() if html}
 
 
+def part(i: int, name: str, html: str) -> tuple[str, str]:
+    """A chapter's anchor and its heading; a chapter that is one section of the same name needs no other."""
+    if same := re.search(rf'<section id="([^"]*)"><h2>{name}</h2>', html):
+        return same[1], ""
+    return f"part-{i}", f'<div class="part" id="part-{i}">{name}</div>'
+
+
 def contents(several: dict[str, str]) -> str:
     """Links to every chapter and section."""
     items = []
@@ -152,7 +159,7 @@ def contents(several: dict[str, str]) -> str:
         own = re.findall(r'<section id="([^"]*)">.*?<h2>(.*?)</h2>', html)
         below = "".join(f'<li><a href="#{key}">{title}</a></li>' for key, title in own)
         below = f"<ol>{below}</ol>" if len(own) > 1 else ""
-        items.append(f'<li><a href="#part-{i}">{name}</a>{below}</li>')
+        items.append(f'<li><a href="#{part(i, name, html)[0]}">{name}</a>{below}</li>')
     return f'<nav aria-label="Contents"><ol>{"".join(items)}</ol></nav>'
 
 
@@ -194,15 +201,17 @@ def page(run: Run, targets: Sequence[Target] = ()) -> str:
     """The whole report: one HTML page that needs no script, no server and no other file."""
     numbers, several = all_numbers(run), chapters(replace(run, targets=targets))
     took = f"{said(numbers['total_seconds'], 'seconds')} and {numbers['peak_memory_gb']:.1f} GB of memory"
-    top = f"""<a class="skip" href="#part-0">To the numbers</a>
+    top = f"""<a class="skip" href="#report">To the report</a>
 <header>
 <h1>From raw web pages<br>to a chatting assistant</h1>
 <p class="lead">Every stage of one run, with its numbers, in {took}.</p>
 {moments(run)}{strip(run)}
 </header>"""
-    body = [f'<div class="part" id="part-{i}">{name}</div>{html}' for i, (name, html) in enumerate(several.items())]
+    body = [part(i, name, html)[1] + html for i, (name, html) in enumerate(several.items())]
     body.append(f"<footer>Made by crawl2chat from what the stages wrote below {escape(str(run.folder))}.</footer>")
-    return document("crawl2chat: the report of a run", top + contents(several) + "".join(body))
+    return document(
+        "crawl2chat: the report of a run", top + contents(several) + f'<div id="report">{"".join(body)}</div>'
+    )
 
 
 def document(title: str, body: str) -> str:
