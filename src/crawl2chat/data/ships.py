@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from itertools import count
 from pathlib import Path
 
-from crawl2chat.data.tokens import held_out
 from crawl2chat.stage import write_text
 
 SEEN = (0, 1, 4, 16, 64)  # how often a ship's port stands in the registers
@@ -43,6 +42,10 @@ def make_ships(each: int, seed: int, words: Sequence[str]) -> list[dict]:
 
 def registers(ships: Sequence[dict], seed: int) -> Iterator[dict]:
     """Documents {"text", "id", "source"} that together state every ship's port as often as its `pages` says."""
+    if not ships:
+        return
+    from crawl2chat.data.tokens import held_out  # it brings torch, which every worker would wait for
+
     rng = random.Random(f"registers {seed}")
     entries = [row for row in ships for _ in range(row["pages"])]
     rng.shuffle(entries)
