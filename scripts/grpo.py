@@ -92,6 +92,8 @@ def main(config: PracticeConfig, training_args: GRPOArguments, model_args: Model
         fingerprint={"problems": digest(json.dumps(practised)), "base": digest_weights(model)},
     )
     trainer.callback_handler.callbacks.insert(0, guards)  # before the trackers, which then see its alarms
+    # the trackers are callbacks by now; TRL would also log tables, which W&B refuses where some replies alone think
+    training_args.report_to = []
 
     # before: held-out problems, and which problems can teach; a run that goes on finds the same again
     tried = {"tries": config.samples, "temperature": training_args.temperature, "seed": training_args.seed + 1}
