@@ -30,4 +30,5 @@ $(DONE): requirements.txt requirements-optional.txt pyproject.toml
 		$(BIN)/python -m pip install -q --disable-pip-version-check --no-build-isolation "$$part" >$(VENV)/optional.log 2>&1 || \
 		echo "make: $$part is left out, this platform cannot build it (see $(VENV)/optional.log)"; done
 	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m crawl2chat.gguf >/dev/null || echo "make: the GGUF converter could not be fetched, releases go without GGUF"
 	@touch $@
