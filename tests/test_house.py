@@ -24,7 +24,7 @@ except ModuleNotFoundError:  # Python 3.10
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted((ROOT / "scripts").glob("*.py"))
 MODULES = sorted((ROOT / "src/crawl2chat").rglob("*.py"))
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/**/README.md"))]
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("[a-z]*/**/README.md"))]
 READMES = [path for path in READMES if path.exists() and "output" not in path.relative_to(ROOT).parts]
 COMMAND = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\S*python3?|accelerate|bash|make|torchrun) .*$")
 owners = cache(packages_distributions)  # top-level module -> distributions
