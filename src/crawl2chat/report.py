@@ -133,7 +133,7 @@ def drawn(part: Callable[[Run], str], run: Run, stage: str) -> str:
     if stage not in run.metrics:
         return html
     took = f", {said(run.metrics[stage]['seconds'], 'seconds')}" if "seconds" in run.metrics[stage] else ""
-    return html.replace("<h2>", f'<small class="made">{escape(stage)}{took}</small><h2>')
+    return html.replace("<h2>", f'<small class="made">{escape(stage)}{took}</small><h2>', 1)
 
 
 def chapters(run: Run) -> dict[str, str]:
