@@ -266,6 +266,33 @@ def test_a_side_file_that_is_not_as_its_stage_writes_it_is_one_clear_line_or_lef
             assert "width:nan" not in html and not re.search(r"</h[23]>\s*(</section>|<h[23]>|</div>)", html)
 
 
+WORDS = {"text", "prompt", "continued", "said", "answer", "content", "why", "reply", "completion", "label", "texts"}
+
+
+def swollen(value: object, key: str = "") -> object:
+    """A side file's content with every text of people or models 200,000 characters long."""
+    if isinstance(value, dict):
+        return {name: swollen(child, name) for name, child in value.items()}
+    if isinstance(value, list):
+        return [swollen(child, key) for child in value]
+    return value + "<script>" + "la " * 66_000 if isinstance(value, str) and key in WORDS else value
+
+
+@pytest.mark.parametrize("name", side_files())
+def test_texts_of_any_length_leave_the_page_small(whole, tmp_path, name):
+    stage, file = name.split("/")
+    folder = tmp_path / "run"
+    shutil.copytree(whole.folder / stage, folder / stage)
+    path = folder / stage / file
+    if file.endswith(".jsonl"):
+        lines = path.read_text(encoding="utf-8").splitlines()[:40]
+        path.write_text("".join(json.dumps(swollen(json.loads(line))) + "\n" for line in lines))
+    else:
+        path.write_text(json.dumps(swollen(json.loads(path.read_text(encoding="utf-8")))))
+    html = page(Run(folder, {stage: whole.metrics[stage]}))
+    assert len(html) < 200_000 and "<script" not in html
+
+
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity"])
 def test_a_metric_that_is_no_number_is_one_clear_line(tmp_path, number):
     folder = tiny_run(tmp_path, ("data",))

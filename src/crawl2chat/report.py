@@ -117,7 +117,7 @@ def appendix(run: Run) -> str:
     parts = [details("Versions", table([], [[escape(name), escape(text)] for name, text in versions().items()]))]
     for stage, metrics in run.metrics.items():
         recipe = run.folder / stage / "recipe.yaml"
-        text = f"<pre>{escape(read_text(recipe))}</pre>" if recipe.is_file() else ""
+        text = f"<pre>{escape(clip(read_text(recipe), 20_000))}</pre>" if recipe.is_file() else ""
         rows = [[f"<code>{escape(key)}</code>", f"{value:,.6g}"] for key, value in metrics.items()]
         parts.append(details(f"{stage}: recipe and every number", text + table([], rows, numeric=(1,))))
     return section("To make it again", "", *parts)

@@ -7,6 +7,8 @@ from crawl2chat.protocol import load_tokenizer, loss_mask, token_view
 from crawl2chat.runs import Run, read_json
 from crawl2chat.web.fragments import said, section, spoken, tiles, turns
 
+SHOWN = 1500  # tokens of a conversation, at most
+
 
 def conversations(run: Run) -> str:
     """How many conversations of each task, and which tokens of one of them bear loss."""
@@ -22,10 +24,12 @@ def conversations(run: Run) -> str:
         messages = max(firsts, key=lambda turns: len({turn["role"] for turn in turns}))  # one with a tool, if any has
         words = load_tokenizer(run.folder / home)
         ids, mask = loss_mask(words, messages)
+        cut = f" The first {SHOWN:,} are shown." if len(ids) > SHOWN else ""
         view = (
             f'<h3>What bears loss</h3><p class="explain">The {sum(mask)} underlined of these {len(ids)} tokens are '
             "what the model is trained to write: the assistant's words, its calls and its end tokens. Questions and "
-            f'tool results are only read.</p><div class="paper">{token_view(ids, words, mask)}</div>'
+            f"tool results are only read.{cut}</p>"
+            f'<div class="paper">{token_view(ids[:SHOWN], words, mask[:SHOWN])}</div>'
         )
     return section(
         "Conversations to learn from",

@@ -57,7 +57,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: Sequence[
 def bar(label: str, share: float, note: str) -> str:
     """A labelled bar, `share` (0 to 1) of the room it has; `note` is HTML behind its end."""
     width = f"width:{65 * min(max(share, 0), 1) if isfinite(share) else 0:.1f}%"
-    return f'<div class="rung"><span>{escape(label)}</span><span><i style="{width}"></i>{note}</span></div>'
+    return f'<div class="rung"><span>{escape(clip(label, 60))}</span><span><i style="{width}"></i>{note}</span></div>'
 
 
 def tiles(facts: Sequence[tuple[str, str]]) -> str:

@@ -125,6 +125,8 @@ def dream(run: Run) -> str:
         steps = sorted(texts)
         chosen = sorted({steps[round(i * (len(steps) - 1) / 5)] for i in range(6)})
         pairs = [(step, escape(clip(texts[step], 220))) for step in chosen]
-        lines = [f"<span>step {step:,}</span><p><mark>{escape(prompt)}</mark>{text}</p>" for step, text in pairs]
+        lines = [
+            f"<span>step {step:,}</span><p><mark>{escape(clip(prompt, 300))}</mark>{text}</p>" for step, text in pairs
+        ]
         parts.append(f'<div class="dream">{"".join(lines)}</div>')
     return section("The dream sharpens", "The same beginnings, continued by the model as it learns.", *parts)

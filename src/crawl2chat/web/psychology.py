@@ -19,7 +19,7 @@ def sample(run: Run) -> str:
             (token["text"].replace(" ", "␣").replace("\n", "⏎"), token["probability"]) for token in one["tokens"][:8]
         ]
         lines = [bar(text, share, f"<small>{said(share, 'share')}</small>") for text, share in bars]
-        title = f"<h3><span class='prompt'>{escape(one['prompt'])}</span> …</h3>"
+        title = f"<h3><span class='prompt'>{escape(clip(one['prompt'], 300))}</span> …</h3>"
         panels.append(f'<div class="next">{title}{"".join(lines)}</div>')
     dreams = []
     for one in found["continuations"]:
@@ -27,7 +27,9 @@ def sample(run: Run) -> str:
             lines = "".join(f"<li>{escape(clip(text, 160))}</li>" for text in one["texts"][:4])
             name, heat = escape(one["way"]["name"]), one["way"]["temperature"]
             dreams.append(f"<div><b>{name}</b> <small>temperature {heat:g}</small><ul>{lines}</ul></div>")
-    again = f"<h3>“{escape(found['continuations'][0]['prompt'])}”, continued again and again</h3>" if dreams else ""
+    again = ""
+    if dreams:
+        again = f"<h3>“{escape(clip(found['continuations'][0]['prompt'], 300))}”, continued again and again</h3>"
     return section(
         "One token at a time",
         "A base model is a simulator of documents: it weighs every token that could come next, and one is drawn.",
@@ -90,8 +92,9 @@ def recitation(found: dict, epochs: float | None) -> str:
     for one in (repeated[-1], repeated[0]):
         for row in sorted(one["rows"], key=lambda row: -row["matched"])[:1]:
             html += (
-                f'<div class="dream"><span>{one["times"]} times</span><p><mark>{escape(row["prompt"])}</mark>'
-                f"{escape(row['continued'])}</p><span>the text</span><p>{escape(row['text'])}</p></div>"
+                f'<div class="dream"><span>{one["times"]} times</span>'
+                f"<p><mark>{escape(clip(row['prompt'], 600))}</mark>{escape(clip(row['continued'], 600))}</p>"
+                f"<span>the text</span><p>{escape(clip(row['text'], 600))}</p></div>"
             )
     return html
 
@@ -99,10 +102,10 @@ def recitation(found: dict, epochs: float | None) -> str:
 def translator(found: list[dict]) -> str:
     """Accuracy by the number and kind of worked examples, a prompt, and what was said."""
     rows = [[escape(NAMES[one["name"]]), f"{len(one['rows'])}", said(one["accuracy"], "accuracy")] for one in found]
-    prompt = f"<pre>{escape(found[0]['prompt'])}</pre>"
+    prompt = f"<pre>{escape(clip(found[0]['prompt'], 1500))}</pre>"
     asked = found[0]["rows"][:12]
     answers = [
-        [*map(escape, (row["word"], clip(row["said"], 60), row["answer"])), tick(row["right"])] for row in asked
+        [*(escape(clip(row[key], 60)) for key in ("word", "said", "answer")), tick(row["right"])] for row in asked
     ]
     return (
         '<h3>A translator by example</h3><p class="explain">The layout of the examples stands on no page; only they '
@@ -119,7 +122,7 @@ def assistant(run: Run, found: dict) -> str:
         f"{'Human' if turn['role'] == 'user' else 'Assistant'}: {turn['content']}" for turn in found["preface"]
     )
     answers = [
-        [*map(escape, (row["question"], clip(row["said"], 90), str(row["answer"]))), tick(row["score"])]
+        [*(escape(clip(str(row[key]), 90)) for key in ("question", "said", "answer")), tick(row["score"])]
         for row in found["rows"][:12]
     ]
     keys = ("transcript_accuracy", "transcript_accuracy_bare", "question_alone_accuracy")
@@ -128,7 +131,7 @@ def assistant(run: Run, found: dict) -> str:
         '<h3>An assistant by prompt alone</h3><p class="explain">The page below is all that it is told; each question '
         f"comes after it. Right: {with_turns} with these turns, {bare} after “Human:” and “Assistant:” alone, {alone} "
         "where the question is all there is.</p>"
-        f'<div class="pair"><pre>{escape(page)}</pre>'
+        f'<div class="pair"><pre>{escape(clip(page, 3000))}</pre>'
         f"<div>{table(['question', 'said', 'right is', ''], answers)}</div></div>"
     )
 

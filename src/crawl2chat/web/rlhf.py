@@ -285,6 +285,7 @@ def overoptimization(run: Run) -> str:
     if not found:
         return ""
     runs = [one for one in found[0].get("runs") or [] if len(rlhf_figures.distance(one["points"], "gold")) > 1]
+    runs = [{**one, "label": clip(one["label"], 80)} for one in runs]
     turned = any(one.get("turning") for one in runs)
     return section(
         "Over-optimization",
