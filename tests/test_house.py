@@ -155,9 +155,9 @@ def test_an_accelerate_config_loads_and_says_what_it_is(config):
         assert loaded.use_cpu and loaded.num_processes == 1
 
 
-def test_the_accelerate_configs_are_the_eight():
+def test_the_accelerate_configs_are_the_nine():
     names = {path.stem for path in (ROOT / "accelerate_configs").glob("*.yaml")}
-    assert names == {"cpu", "single_gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload", "multi_node"}
+    assert names == {"cpu", "single_gpu", "ddp", "zero1", "zero2", "zero3", "zero3_offload", "fsdp2", "multi_node"}
 
 
 @pytest.mark.parametrize("readme", READMES, ids=lambda path: str(path.relative_to(ROOT)))

@@ -77,7 +77,7 @@ def test_a_plan_of_ppo_says_what_is_learned_from_paid_and_kept_in_memory(tmp_pat
     flags = ["--model_name_or_path", str(tmp_path / "sft"), "--reward_models.0", str(tmp_path / "reward")]
     dry_run(RECIPE, "recipes/smollm2-135m-rlhf/ppo.yaml", *flags, "--total_episodes", "384")
     shown = capsys.readouterr().out
-    assert "32 replies x 1 accumulation x 1 process = 32 replies a step" in shown and "384 episodes" in shown
+    assert "16 replies x 2 accumulation x 1 process = 32 replies a step" in shown and "384 episodes" in shown
     assert "64 a batch, 2 passes x 2 minibatches = 4 steps; 6 batches = 384 replies, 24 steps; at most 48" in shown
     assert f"1 {tmp_path / 'reward'}; 1 less without an end" in shown and "0.05 (k1), fixed" in shown
     assert "look on" not in shown, "with LoRA neither a reference nor a reward model lies beside the two"

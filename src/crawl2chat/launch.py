@@ -28,6 +28,11 @@ def check_launch(training_args: TrainingArguments) -> None:
     zero = environment.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
     if zero and environment.get("ACCELERATE_USE_CPU", "false").lower() == "true":
         fail("ACCELERATE_USE_CPU switches DeepSpeed off; unset it, and add --use_cpu true to the command")
+    if environment.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+        if hasattr(training_args, "num_generations") or hasattr(training_args, "num_ppo_epochs"):
+            fail("what writes replies needs whole weights, which FSDP takes apart; use accelerate_configs/zero2.yaml")
+        if training_args.device.type == "cpu":
+            fail("FSDP was asked for, but on a CPU accelerate trains by DDP; use accelerate_configs/ddp.yaml there")
     if training_args.deepspeed_plugin is not None:
         unset_hf_deepspeed_config()  # the Trainer sets it again
     if training_args.process_index:

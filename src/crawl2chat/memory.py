@@ -31,17 +31,20 @@ LIBRARIES = 0.7e9  # bytes of Python, torch and transformers in the host's memor
 
 @dataclass(frozen=True)
 class Launch:
-    """How a launch spreads a model: processes, ZeRO stage (0: each holds it whole), and what moves to the host."""
+    """How a launch spreads a model: processes, ZeRO stage (0: each holds it whole), what the host keeps; or FSDP2."""
 
     processes: int = 1
     zero_stage: int = 0
     offload_optimizer: bool = False
     offload_weights: bool = False
+    fsdp: bool = False
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> "Launch":
         """The launch that accelerate or torchrun wrote into the environment; one process where nothing did."""
         processes = int(environment.get("WORLD_SIZE", "1"))
+        if environment.get("ACCELERATE_USE_FSDP", "false") == "true":
+            return cls(processes, fsdp=True)
         if environment.get("ACCELERATE_USE_DEEPSPEED", "false") != "true":
             return cls(processes)
         where = [
@@ -52,6 +55,8 @@ class Launch:
 
     def __str__(self) -> str:
         processes = f"{self.processes} process{'es' if self.processes > 1 else ''}"
+        if self.fsdp:
+            return f"{processes}, FSDP2: weights, gradients and optimizer states shared out"
         if self.zero_stage:
             shared = [
                 "",
@@ -106,9 +111,16 @@ def memory(model: PreTrainedModel, step: Step, launch: Launch, on_gpu: bool = Tr
     optimizer = state_bytes(model, step.optimizer) + (4 * count if halved else 0)
     if step.frozen:
         gradients = optimizer = 0
-    elif launch.processes > 1 and not sharded:
+    elif launch.processes > 1 and not sharded and not launch.fsdp:
         gradients += DDP_BUCKETS * count
     host = 0.0
+    if launch.fsdp:  # fp32 weights, of which two blocks and the embeddings are gathered at a time
+        ends = sum(p.numel() for p in model.parameters() if p.ndim == 2) - sum(
+            p.numel() for p in hidden_matrices(model)
+        )
+        gathered = ends + 2 * (count - ends) / model.config.num_hidden_layers
+        weights = weights / launch.processes + gathered * (2 if step.bf16 else 4)
+        gradients, optimizer = gradients / launch.processes, optimizer / launch.processes
     if launch.zero_stage >= 1:
         optimizer /= launch.processes
     if launch.zero_stage >= 2:

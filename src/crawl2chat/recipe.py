@@ -31,6 +31,7 @@ from crawl2chat.recipe_checks import (
 )
 from crawl2chat.recipe_tree import SECRET, SECRET_ADVICE, Node, RecipeError, read_text, read_yaml, refuse, says
 from crawl2chat.stage import fail, write_text
+from crawl2chat.tracking import begin, tracked
 
 # what `env:` may set: names that load no code, hold no secret, and are read late enough to still count
 ENVIRONMENT = (
@@ -62,6 +63,7 @@ def parse_recipe(*dataclass_types: type, args: list[str] | None = None) -> tuple
     and 0 after `--help` and `--dry_run`.
     """
     args = sys.argv[1:] if args is None else args
+    stage_types, dataclass_types = dataclass_types, tracked(dataclass_types)
     main_process = os.environ.get("RANK", "0") == "0"
     if "--help" in args or "-h" in args:
         print(describe_keys(*dataclass_types))
@@ -91,7 +93,9 @@ def parse_recipe(*dataclass_types: type, args: list[str] | None = None) -> tuple
             write_text(Path(output_dir, "recipe.yaml"), recipe.text)
         except OSError as error:
             fail(f"{output_dir}: cannot be written ({error.strerror}); output_dir must be a folder, with room in it")
-    return recipe.configs
+        for training_args in (config for config in recipe.configs if hasattr(config, "gradient_accumulation_steps")):
+            begin(output_dir, training_args)
+    return recipe.configs[: len(stage_types)]
 
 
 def load_recipe(*dataclass_types: type, args: list[str], plan_only: bool = False) -> Recipe:

@@ -11,6 +11,7 @@ from typing import NoReturn
 
 import psutil
 
+from crawl2chat import tracking
 from crawl2chat.checkpoint_folder import mark_finished
 
 
@@ -39,7 +40,7 @@ def peak_memory_gb() -> float:
 
 
 def finish(output_dir: str | Path, metrics: dict[str, float], read: str, wrote: str, headline: str) -> None:
-    """Write `output_dir`/metrics.json, the mark of a complete stage, and print the stage's line.
+    """Write `output_dir`/metrics.json, the mark of a complete stage, print the stage's line, and log it (tracking.py).
 
     Adds `seconds` since the process began and `peak_memory_gb`. Raises ValueError for a metric that is not a finite
     number, so that a diverged run never looks complete.
@@ -57,3 +58,4 @@ def finish(output_dir: str | Path, metrics: dict[str, float], read: str, wrote: 
     mark_finished(Path(output_dir))
     stage = Path(sys.argv[0]).stem
     print(f"{stage}: read {read} | wrote {wrote} | {headline} | {seconds:.0f} s", flush=True)
+    tracking.end(output_dir, metrics)
