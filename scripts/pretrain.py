@@ -1,7 +1,7 @@
 """Train a base model from random weights on packed rows of a mixture of sources.
 
 Reads: a tokenizer, shards of scripts/data.py or datasets on the hub
-Writes: model, tokenizer, heldout.jsonl, samples.jsonl, log_history.json, metrics.json
+Writes: model, tokenizer, corpus.json, heldout.jsonl, samples.jsonl, log_history.json, metrics.json
 
 accelerate launch scripts/pretrain.py recipes/pretrain.yaml
 accelerate launch --config_file accelerate_configs/cpu.yaml scripts/pretrain.py recipes/laptop/pretrain.yaml
@@ -15,7 +15,7 @@ from statistics import fmean, median
 from transformers import set_seed
 
 from crawl2chat.choices import Choices, questions_of
-from crawl2chat.data.tokens import PackedRows, Source, held_out_texts, write_tokens
+from crawl2chat.data.tokens import PackedRows, Source, corpus, held_out_texts, write_tokens
 from crawl2chat.launch import check_launch
 from crawl2chat.model import (
     build_model,
@@ -71,8 +71,10 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
     weights = [source.weight for source in config.datasets]
     train_dataset = PackedRows(sources, weights, config.max_length, rows, training_args.seed)
     held_out = list(held_out_texts(sources, config.held_out_documents))
+    whole = corpus(sources, len(tokenizer))
     if training_args.process_index == 0:
         write_text(output / "heldout.jsonl", "".join(json.dumps(row) + "\n" for row in held_out))
+        write_text(output / "corpus.json", json.dumps(whole, indent=1) + "\n")
     for name, epochs in train_dataset.epochs().items():
         print(f"pretrain: {name} is read {epochs:.2f} times")
 
@@ -118,6 +120,8 @@ def main(config: PretrainConfig, training_args: PretrainingArguments) -> None:
         "flops_per_second": speed * trainer.flops_per_token,
         **({"mfu": median(mfu)} if mfu else {}),
         **evaluation,
+        **{f"corpus/{rung}": whole[rung] for rung in ("bits", "bytes", "tokens")},
+        **{f"tokens/{name}": part["tokens"] for name, part in whole["sources"].items()},
         **{f"epochs/{name}": epochs for name, epochs in train_dataset.epochs().items()},
     }
     finish(

@@ -45,7 +45,7 @@ def rows(count: int, seed: int, line: str) -> str:
 
 
 def shortened(lines: str) -> str:
-    return "\n".join(line[:12] + " and a few." for line in lines.split("\n"))
+    return "\n".join(line[:26] + "." for line in lines.split("\n"))
 
 
 GOOD = prose(12, 0)
@@ -71,7 +71,7 @@ PAGES = {  # name -> (text, the step and the reason that the funnel should give)
     "lorem": (prose(12, 12) + f" {LATIN}.", ("c4", "lorem_ipsum")),
     "sentences": (prose(12, 13, ",").replace(".", ","), ("c4", "too_few_sentences")),
     "list": (rows(30, 14, "{}"), ("fineweb", "line_punct_ratio")),
-    "shortlines": (shortened(rows(60, 15, "{}.")), ("fineweb", "short_line_ratio")),
+    "shortlines": (shortened(rows(40, 15, "{}.")), ("fineweb", "short_line_ratio")),
 }
 
 

@@ -12,7 +12,7 @@ import torch
 from tests.tiny import tiny_tokenizer
 
 from crawl2chat.data import tokens as module
-from crawl2chat.data.tokens import PackedRows, Source, Tokens, held_out, held_out_texts, write_tokens
+from crawl2chat.data.tokens import PackedRows, Source, Tokens, corpus, held_out, held_out_texts, write_tokens
 from crawl2chat.protocol import END_OF_TEXT, IM_END
 
 LENGTH = 8
@@ -133,6 +133,17 @@ def test_held_out_documents_are_in_no_training_token(tmp_path, shards):
     assert all(f"Page {i} says" not in text for i in apart)
     end = tokenizer.convert_tokens_to_ids(END_OF_TEXT)
     assert int((np.asarray(tokens.ids) == end).sum()) == tokens.documents
+
+
+def test_the_corpus_is_counted_in_bits_bytes_and_tokens(tmp_path, shards):
+    tokenizer = tiny_tokenizer()
+    told = corpus([write_tokens(shards, tokenizer, tmp_path / "tokens", 0.1, 0), source("a", 0, 200)], len(tokenizer))
+    with_end, part = tokenizer.convert_tokens_to_ids(END_OF_TEXT), told["sources"][shards.name]
+    ids = write_tokens(shards, tokenizer, tmp_path / "tokens", 0.1, 0).ids
+    assert part["documents"] == int((ids == with_end).sum()) and part["tokens"] == len(ids)  # a boundary a document
+    assert len(tokenizer.decode(ids[ids != with_end]).encode()) == part["bytes"]
+    assert told["bits"] == 8 * told["bytes"] and told["bytes"] == part["bytes"] + 200
+    assert told["tokens"] == part["tokens"] + 200 and told["vocabulary"] == len(tokenizer)
 
 
 def test_tokens_are_written_once_and_again_when_the_shards_change(tmp_path, shards):

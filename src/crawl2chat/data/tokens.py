@@ -217,6 +217,16 @@ def next_block(rows: Iterator[dict], progress: Progress, held_out_share: float) 
     return texts if progress.read > start else None
 
 
+def corpus(sources: Sequence[Tokens], vocabulary: int) -> dict:
+    """The ladder of all that is trained on: bits, bytes, tokens (an end-of-text for each document among them) of
+    `vocabulary` symbols, and documents, bytes and tokens of each source.
+    """
+    parts = {s.name: {"documents": s.documents, "bytes": s.bytes, "tokens": len(s.ids)} for s in sources}
+    size, tokens = (sum(part[key] for part in parts.values()) for key in ("bytes", "tokens"))
+    print(f"tokens: the corpus is {8 * size:,} bits, {size:,} bytes, {tokens:,} tokens of {vocabulary:,} symbols")
+    return {"vocabulary": vocabulary, "bits": 8 * size, "bytes": size, "tokens": tokens, "sources": parts}
+
+
 class PackedRows(Dataset):
     """Row i of the run, for every i: a pure function of the seed, so the position of a run is one number.
 
