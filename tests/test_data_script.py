@@ -282,6 +282,13 @@ def test_bad_input_ends_in_one_line_that_names_the_file(tmp_path: Path) -> None:
     assert "cannot be a folder" in stops(tmp_path, warc=str(good), sources={"a": "../b"})
 
 
+def test_what_no_recipe_asks_for_is_not_imported() -> None:
+    code = "import sys; sys.path.insert(0, 'scripts'); import data; "
+    code += "print({'torch', 'ray', 'datasets'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()", done.stderr
+
+
 def test_no_document_left_is_an_error_that_keeps_the_reasons(tmp_path: Path) -> None:
     (tmp_path / "a.warc.gz").write_bytes(warc_record("https://a.example.org/1", FRENCH))
     assert "no document passed the filters" in stops(tmp_path, warc=str(tmp_path / "a.warc.gz"))
@@ -292,6 +299,12 @@ def test_a_dataset_without_the_text_column_ends_in_one_line(tmp_path: Path) -> N
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "a.jsonl").write_text('{"content": "x"}\n')
     assert "a.jsonl:1: no key 'text'" in stops(tmp_path, dataset_name=str(tmp_path / "set"))
+
+
+def test_of_a_launchers_processes_one_does_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "1")
+    script.main(config(tmp_path, warc="nowhere.warc.gz"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_input_is_found_before_the_run() -> None:

@@ -184,6 +184,30 @@ def test_a_benchmark_that_cannot_be_read_is_one_line(content: str, complaint: st
         build_index(Decontamination({"x": str(tmp_path)}), tmp_path / "index")
 
 
+def test_marks_and_benchmarks_stand_in_the_funnel_of_a_run(tmp_path: Path) -> None:
+    where = classifier(tmp_path / "model", planted=True)
+    (tmp_path / "held.jsonl").write_text(json.dumps({"question": " ".join(CLOCK.split()[20:50])}) + "\n")
+    (tmp_path / "set").mkdir()
+    table = [{"text": " ".join(text.split()), "id": name} for name, text in PAGES.items()]
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "set" / "a.parquet")
+    knobs = {"educational": Educational(where), "steps": ["language", "minhash", "pii"]}
+    knobs |= {"decontamination": Decontamination({"clocks": str(tmp_path / "held.jsonl")})}
+    script.main(config(tmp_path, dataset_name=str(tmp_path / "set"), **knobs))
+    funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
+    order = ["read", "language", "minhash", "decontamination", "educational", "pii"]
+    assert [step["step"] for step in funnel["steps"]] == order
+    assert [step["documents"] for step in funnel["steps"]] == [4, 4, 3, 2, 1, 1]
+    assert funnel["contamination"] == {"clocks": {"questions": 1, "too_short": 0, "pages": 1, "found": 1}}
+    assert funnel["steps"][4]["reasons"] == {"score_0": 1}
+    (row,) = rows(tmp_path / "out")
+    assert row["id"] in ("river", "again") and abs(row["score"] - 4) < 0.01
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["contamination/clocks/found"] == 1
+
+
+PAGES = {"river": RIVER, "again": RIVER, "bread": BREAD, "clock": CLOCK}
+
+
 # addresses
 
 ADDRESSES = ["jane.doe@mail.example.net", "o'neil+x@sub.domain.org", "91.198.174.192", "8.8.8.8", "jane@[8.8.4.4]"]

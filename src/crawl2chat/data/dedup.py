@@ -66,7 +66,7 @@ class MinHashStages:
         return [Digests(self.texts), MinhashDedupSignature(str(self.signatures), self.config, language=english())]
 
     def compare(self, workers: Workers) -> None:
-        """Stages 2 and 3, in the memory of a line a rank, and of a few hundred bytes a page that has a duplicate."""
+        """Stages 2 and 3, in the memory of 1,000 lines a rank, and of 190 bytes a page that has a duplicate."""
         pairs, found = str(self.pairs), str(self.duplicates)
         buckets = MinhashDedupBuckets(str(self.signatures), pairs, config=self.config, lines_to_buffer=1000)
         workers.run("minhash-buckets", [buckets], self.config.num_buckets)

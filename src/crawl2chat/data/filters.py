@@ -32,6 +32,7 @@ from crawl2chat.data.words import english
 from crawl2chat.stage import fail
 
 Verdict = bool | tuple[bool, str]
+BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
 class OutOfTime(Exception):
@@ -49,7 +50,7 @@ def at_most(seconds: float) -> Iterator[None]:
         raise OutOfTime
 
     before = signal.signal(signal.SIGPROF, ring)
-    signal.setitimer(signal.ITIMER_PROF, seconds)
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.25)  # and again: a callback of Python's own may swallow one
     try:
         yield
     finally:
@@ -73,8 +74,9 @@ class Safe:
             with at_most(max(self.seconds - used, 0.001)):
                 return self.filter(document)
         except OutOfTime:
+            english().forget()  # it may have been in the middle of learning a word
             return False, "timeout"
-        except (ArithmeticError, AssertionError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except BROKEN as error:
             return False, f"broke_{type(error).__name__}"
         finally:
             document.metadata["filter_seconds"] = used + time.process_time() - began

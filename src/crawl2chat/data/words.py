@@ -53,6 +53,10 @@ class English(SpaCyTokenizer):
                 self.words[piece], self.marks[piece] = strip_strings(words), marks
                 offset += len(piece) + len(APART)
 
+    def forget(self) -> None:
+        self.words.clear()
+        self.marks.clear()
+
     def word_tokenize(self, text: str) -> list[str]:
         return super().word_tokenize(text) if ODD.search(text) else list(chain.from_iterable(self.cut(text.split())))
 
@@ -62,8 +66,7 @@ class English(SpaCyTokenizer):
             return [self.words[piece] for piece in pieces]
         except KeyError:
             if len(self.words) > MOST:
-                self.words.clear()
-                self.marks.clear()
+                self.forget()
             self.learn([piece for piece in set(pieces) if piece not in self.words])
             return [self.words[piece] for piece in pieces]
 
