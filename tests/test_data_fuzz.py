@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from crawl2chat.data import filters, readers, warc
 from crawl2chat.data.config import DataConfig
 from crawl2chat.data.steps import Extract, Masks
+from crawl2chat.data.words import english
 from test_pipeline import RECORDS, SOUND, Bin, page, record, write
 
 WORDS = "the of and river stone bridge a to in that was built".split()
@@ -160,6 +161,7 @@ def test_no_text_breaks_a_filter_that_runs_alone(text: str, tmp_path_factory: py
         assert verdict is True or verdict is False or verdict[0] is False
 
 
+english().wake()
 STEPS = list(filters.page_filters(DataConfig(url_lists="words"), Path("nowhere")).values())
 
 
@@ -177,6 +179,16 @@ def test_a_filter_that_takes_too_long_rejects_the_page_and_goes_on() -> None:
     kept = list(step.run(Document(text, text, metadata={}) for text in ("a", "slow", "zero", "b")))
     reasons = [document.metadata["filter_reason"] for document in bin.documents]
     assert [document.text for document in kept] == ["a", "b"] and reasons == ["timeout", "broke_ZeroDivisionError"]
+
+
+def test_a_filter_that_was_cut_off_among_words_begins_anew_with_them() -> None:
+    step = filters.page_filters(DataConfig(url_lists="none", filter_timeout=0.05), Path("nowhere"))["gopher_quality"]
+    step.exclusion_writer = Bin()
+    long = Document(" ".join(f"({number}a)" for number in range(200_000)), "long", metadata={})
+    good = Document(" ".join(f"the {word} and" for word in WORDS * 9), "good", metadata={})
+    assert [document.id for document in step.run([long, good])] == ["good"]
+    assert step.exclusion_writer.documents[0].metadata["filter_reason"] == "timeout"
+    assert english().word_tokenize("It isn't (here).") == ["It", "is", "n't", "(", "here", ")", "."]
 
 
 def test_all_filters_of_a_page_share_its_time() -> None:

@@ -286,7 +286,7 @@ def begin(log: Path, pages: object) -> None:
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     warnings.simplefilter("ignore", DeprecationWarning)
-    english().word_tokenize("spaCy takes a second to wake up")
+    english().wake()
 
 
 def tick() -> None:

@@ -28,15 +28,15 @@ from tldextract import TLDExtract
 
 from crawl2chat.data.config import DataConfig, Educational, GopherRepetition
 from crawl2chat.data.steps import Rejected
-from crawl2chat.data.words import english
+from crawl2chat.data.words import English, english
 from crawl2chat.stage import fail
 
 Verdict = bool | tuple[bool, str]
 BROKEN = (ArithmeticError, AssertionError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 
 
-class OutOfTime(Exception):
-    """A page took too long."""
+class OutOfTime(BaseException):
+    """A page took too long; no library's `except Exception` is to hear of it."""
 
 
 @contextmanager
@@ -65,6 +65,11 @@ class Safe:
 
     seconds = 5.0
 
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        if isinstance(getattr(self, "language", None), English):
+            self.language.wake()  # no page's time
+        yield from super().run(data, rank, world_size)
+
     def filter_batch(self, batch: list[Document]) -> list[Verdict]:
         return [self.safely(document) for document in batch]
 
@@ -74,7 +79,10 @@ class Safe:
             with at_most(max(self.seconds - used, 0.001)):
                 return self.filter(document)
         except OutOfTime:
-            english().forget()  # it may have been in the middle of learning a word
+            if english().words:  # it may have been cut off in the middle of a word: begin with a new one
+                english().forget()
+                english()._tokenizer = None
+                english().wake()
             return False, "timeout"
         except BROKEN as error:
             return False, f"broke_{type(error).__name__}"

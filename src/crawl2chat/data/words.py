@@ -5,6 +5,7 @@ once. The words are those of datatrove's own tokenizer, and so are the filters' 
 """
 
 import re
+import sys
 from functools import lru_cache
 from itertools import chain
 
@@ -52,6 +53,18 @@ class English(SpaCyTokenizer):
                     inside = token.idx + len(token.text) - offset
                 self.words[piece], self.marks[piece] = strip_strings(words), marks
                 offset += len(piece) + len(APART)
+
+    def wake(self) -> None:
+        """Load spaCy now, a second's work: without torch, seconds more, which it looks for and does not need here."""
+        if self._tokenizer is None:
+            alone = "torch" not in sys.modules
+            if alone:
+                sys.modules["torch"] = None  # as Python notes a module that is not there
+            try:
+                self.word_tokenize("Wake up.")
+            finally:
+                if alone:
+                    del sys.modules["torch"]
 
     def forget(self) -> None:
         self.words.clear()
