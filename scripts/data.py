@@ -1,14 +1,15 @@
 """Turn crawled pages into clean shards with FineWeb's pipeline; show the funnel, with a reason for every page dropped.
 
 Reads: WARC files, a list of Common Crawl's, or rows of a dataset; on the laptop, a web that it builds itself
-Writes: shards/<source>/*.parquet, rejected/*.jsonl.gz, words.txt, funnel.json, metrics.json; with `recital`
-recital.jsonl; on the laptop also web/, labels.jsonl, facts.jsonl, translation.jsonl
+Writes: shards/<source>/*.parquet, rejected/*.jsonl.gz, words.txt, funnel.json, evidence.json, metrics.json; with
+`recital` recital.jsonl; on the laptop also web/, labels.jsonl, facts.jsonl, translation.jsonl
 
 python scripts/data.py recipes/laptop/data.yaml
 accelerate launch scripts/data.py recipes/laptop/data.yaml
 python scripts/data.py recipes/common-crawl/data.yaml --executor slurm --workers 200
 """
 
+import json
 import os
 import shutil
 import time
@@ -16,6 +17,7 @@ from pathlib import Path
 
 from crawl2chat.data.config import DataConfig, check
 from crawl2chat.data.crawl import read_paths
+from crawl2chat.data.evidence import collect
 from crawl2chat.data.executors import Workers
 from crawl2chat.data.funnel import read_labels
 from crawl2chat.data.laptop import make_web, publish, write_extras, write_words
@@ -63,6 +65,7 @@ def main(config: DataConfig) -> None:
         sizes = {name: getattr(config, name) for name in ("drills", "phrasebook", "ships", "seed")}
         extras = write_extras(final, passages, output / "facts.jsonl", **sizes)
         write_text(final / "funnel.json", funnel.to_json())
+        write_text(final / "evidence.json", json.dumps(collect(work)) + "\n")
 
         # everything to its final name
         for path in sorted(final.iterdir()):

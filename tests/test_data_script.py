@@ -206,6 +206,7 @@ def test_nothing_half_done_stays_behind(crawl: Path) -> None:
         "shards",
         "rejected",
         "funnel.json",
+        "evidence.json",
         "metrics.json",
         "words.txt",
     }

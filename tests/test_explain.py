@@ -5,6 +5,7 @@ import importlib.util
 import json
 import random
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -214,3 +215,16 @@ def agree(name: str, text: str, url: str) -> None:
     broken = [rule.reason for rule in rules if rule.broken]
     assert broken == ([] if passed or reason.startswith("broke_") else [reason]), (verdict, rules)
     assert before.text == text and (rules or name == "c4" or reason.startswith("broke_"))
+
+
+def test_the_stage_leaves_rejected_pages_lengths_and_languages_as_evidence(web) -> None:
+    recipe, fates = web
+    found = json.loads((Path(recipe.output_dir) / "evidence.json").read_text())
+    shown = {
+        (step, reason): len(pages) for step, reasons in found["rejected"].items() for reason, pages in reasons.items()
+    }
+    assert shown == Counter(fate for fate in fates.values() if fate)  # fewer than 20 of each: all are shown
+    assert sum(found["lengths"]["kept"].values()) == sum(fate is None for fate in fates.values())
+    funnel = json.loads((Path(recipe.output_dir) / "funnel.json").read_text())
+    reached = next(step["documents_in"] for step in funnel["steps"] if step["step"] == "language")
+    assert sum(funnel["languages"].values()) == reached and funnel["languages"]["en"] > funnel["languages"]["fr"] == 1

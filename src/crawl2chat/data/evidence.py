@@ -97,3 +97,11 @@ def gather(rejected: Iterable[Path], shards: Iterable[Path]) -> Evidence:
             for text, language in zip(texts, languages, strict=True):
                 evidence.keep(len(text.encode("utf-8", "replace")), language)
     return evidence
+
+
+def collect(work: Path) -> dict:
+    """The ranks' parts below `work`/recount, added up, for evidence.json."""
+    evidence = Evidence()
+    for file in sorted((work / "recount").glob("*.json")):
+        evidence.add(json.loads(file.read_text(encoding="utf-8"))["evidence"])
+    return evidence.to_json()

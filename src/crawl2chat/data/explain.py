@@ -22,6 +22,7 @@ from datatrove.data import Document
 from datatrove.pipeline.base import PipelineStep
 from datatrove.pipeline.dedup import MinhashDedupSignature
 from fastwarc.warc import ArchiveIterator
+from loguru import logger
 from tqdm import tqdm
 
 from crawl2chat.data import crawl, warc
@@ -244,6 +245,7 @@ def told(url: str, fates: list[list[Verdict]]) -> str:
 def main(args: list[str]) -> None:
     if len(args) < 2 or args[0].startswith("-") or args[1].startswith("-"):
         fail("give a recipe and a URL: python -m crawl2chat.data.explain recipes/laptop/data.yaml URL")
+    logger.remove()  # datatrove's words about each step
     (config,) = load_recipe(DataConfig, args=[args[0], *args[2:]]).configs
     check(config)
     print(told(args[1], explain(config, args[1])))

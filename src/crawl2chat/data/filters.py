@@ -139,6 +139,7 @@ class Language(Safe, BaseFilter):
             return False, "language_none"
         language, score = labels[0].removeprefix("__label__"), float(scores[0])
         doc.metadata |= {"language": language, "language_score": score}
+        self.stat_update(f"language_{language}")
         if language not in self.languages:
             return False, f"language_{language}"
         return score > self.threshold or (False, "language_unsure")

@@ -13,6 +13,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.stats import PipelineStats
 
 from crawl2chat.data.dedup import Duplicates
+from crawl2chat.data.evidence import Evidence
 from crawl2chat.stage import fail, write_text
 
 LABEL_KEYS = {"url", "keep", "filter", "pii", "cluster"}
@@ -42,6 +43,7 @@ class Funnel:
     """The whole funnel: documents read = kept + rejected + damaged.
 
     emails, ips: addresses masked. duplicates: None without MinHash. contamination: {benchmark: its counts}.
+    languages: {language: pages that the language filter took it for}.
     """
 
     read: int
@@ -58,6 +60,7 @@ class Funnel:
     ips: int = 0
     duplicates: Duplicates | None = None
     contamination: dict[str, dict] = field(default_factory=dict)
+    languages: dict[str, int] = field(default_factory=dict)
 
     def metrics(self) -> dict[str, float]:
         """Flat numbers for metrics.json; what could not be measured is left out."""
@@ -114,7 +117,8 @@ class Funnel:
 class Recount(PipelineStep):
     """Count what a rank wrote by reading it back: kept pages and bytes of each source, rejected ones of each reason.
 
-    Writes `work`/recount/<rank>.json: {"kept": {source: [pages, bytes]}, "rejected": {step: {reason: pages}}}.
+    Writes `work`/recount/<rank>.json: {"kept": {source: [pages, bytes]}, "rejected": {step: {reason: pages}},
+    "evidence": see evidence.Evidence}.
     """
 
     type, name = "recount", "Outputs, read back"
@@ -125,15 +129,22 @@ class Recount(PipelineStep):
 
     def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         reasons: dict[str, Counter] = defaultdict(Counter)
+        evidence = Evidence()
         for file in sorted((self.work / "rejected").glob(f"*-{rank:05d}.jsonl.gz")):
             for row in read_rejected(file):
                 reasons[row["step"]][row["reason"]] += 1
+                evidence.reject(row)
         kept = {}
         for file in sorted((self.work / "shards").glob(f"*/{rank:05d}.parquet")):
-            shard = pq.ParquetFile(file)
-            batches = (batch["text"].to_pylist() for batch in shard.iter_batches(1024, columns=["text"]))
-            kept[file.parent.name] = [shard.metadata.num_rows, sum(len(text.encode()) for b in batches for text in b)]
-        write_text(self.work / "recount" / f"{rank:05d}.json", json.dumps({"kept": kept, "rejected": reasons}))
+            shard, total = pq.ParquetFile(file), 0
+            for batch in shard.iter_batches(1024, columns=["text", "language"]):
+                for text, language in zip(batch["text"].to_pylist(), batch["language"].to_pylist(), strict=True):
+                    length = len(text.encode())
+                    total += length
+                    evidence.keep(length, language)
+            kept[file.parent.name] = [shard.metadata.num_rows, total]
+        found = {"kept": kept, "rejected": reasons, "evidence": evidence.to_json()}
+        write_text(self.work / "recount" / f"{rank:05d}.json", json.dumps(found))
 
 
 def read_rejected(file: Path) -> Iterator[dict]:
@@ -170,6 +181,7 @@ def make_funnel(stats: PipelineStats, work: Path, records: int | None, cut: int,
     funnel = Funnel(
         records, kept, rejected, damaged, size, dict(sorted(sources.items())), steps_of(stats, reasons, records)
     )
+    funnel.languages = languages_of(stats)
     funnel.emails, funnel.ips = (int(stat_total(stats, name)) for name in ("emails", "ips"))
     if labels:
         judge_outputs(funnel, work, labels)
@@ -194,6 +206,15 @@ def judge_outputs(funnel: Funnel, work: Path, labels: list[dict]) -> None:
 
 def stat_total(stats: PipelineStats, name: str) -> float:
     return sum(step.stats[name].total for step in stats.stats if name in step.stats)
+
+
+def languages_of(stats: PipelineStats) -> dict[str, int]:
+    """What the language filter took pages for, the most frequent first."""
+    found: Counter[str] = Counter()
+    for step in stats.stats:
+        names = [name for name in step.stats if name.startswith("language_")]
+        found.update({name.removeprefix("language_"): int(step.stats[name].total) for name in names})
+    return dict(found.most_common())
 
 
 def steps_of(stats: PipelineStats, reasons: dict[str, Counter], records: int) -> list[Step]:
