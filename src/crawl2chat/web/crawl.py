@@ -20,6 +20,7 @@ EXPLAIN = (
     "it. Recall: how many of the pages that deserved it were dropped."
 )
 LANGUAGES = 12  # shown by name; the rest together
+BESIDE = "flex:1 1 20rem;min-width:0"  # bars among figures
 
 
 def crawl(run: Run) -> str:
@@ -135,9 +136,8 @@ def languages(funnel: dict, kept: Mapping[str, int]) -> str:
         bar(name, pages / shown[0][1], f"{100 * pages / total:.1f}\u00a0% <small>{pages:,}</small>")
         for name, pages in shown
     ]
-    return (
-        f'<div class="fig"><h3>Languages before the language filter</h3><div class="bars">{"".join(lines)}</div></div>'
-    )
+    body = f'<h3>Languages before the language filter</h3><div class="bars">{"".join(lines)}</div>'
+    return f'<div style="{BESIDE}">{body}</div>'
 
 
 def copies(funnel: dict) -> str:
@@ -153,7 +153,7 @@ def copies(funnel: dict) -> str:
         f"{found['missed_by_exact']:,} of them no exact copies."
     )
     body = f'<h3>Clusters of near-duplicates, by size</h3>{figures.bars(shown)}<p class="quiet">{note}</p>'
-    return f'<div class="fig">{body}</div>'
+    return f'<div style="{BESIDE}">{body}</div>'
 
 
 def ladder(corpus: Mapping) -> str:
