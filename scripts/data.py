@@ -6,6 +6,7 @@ Writes: shards/<source>/*.parquet, rejected/*.jsonl.gz, words.txt, funnel.json, 
 
 python scripts/data.py recipes/laptop/data.yaml
 accelerate launch scripts/data.py recipes/laptop/data.yaml
+python scripts/data.py recipes/laptop/data.yaml --explain https://storybook.example.org/
 python scripts/data.py recipes/common-crawl/data.yaml --executor slurm --workers 200
 """
 
@@ -19,6 +20,7 @@ from crawl2chat.data.config import DataConfig, check
 from crawl2chat.data.crawl import read_paths
 from crawl2chat.data.evidence import collect
 from crawl2chat.data.executors import Workers
+from crawl2chat.data.explain import explain, told
 from crawl2chat.data.funnel import read_labels
 from crawl2chat.data.laptop import make_web, publish, write_extras, write_words
 from crawl2chat.data.pipeline import open_reader, run_funnel
@@ -33,6 +35,9 @@ RECIPE = (DataConfig,)
 def main(config: DataConfig) -> None:
     # where pages come from: WARC files, a crawl's list of them, or rows of a dataset
     check(config)
+    if config.explain:
+        print(told(config.explain, explain(config, config.explain)))
+        return
     if os.environ.get("RANK", "0") != "0":
         return  # of a launcher's processes one does the work: it starts workers of its own
     output, cores = Path(config.output_dir), config.workers or os.cpu_count()

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from crawl2chat.data import explain
 from crawl2chat.data.config import DataConfig, GopherQuality
 from crawl2chat.data.measures import RULES, measure
+from crawl2chat.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
 spec = importlib.util.spec_from_file_location("data_script_explained", ROOT / "scripts" / "data.py")
@@ -159,13 +160,12 @@ def test_addresses_are_masked_in_what_is_told(web, capsys: pytest.CaptureFixture
     assert "keeper@" not in text and "1 e-mail addresses and 1 IP addresses masked" in text
     path = tmp_path / "data.yaml"
     path.write_text(f"output_dir: {recipe.output_dir}\nwarc: {recipe.warc}\nurl_lists: words\n")
-    explain.main([str(path), address("short"), "--extraction_timeout", "9"])
+    asked = [str(path), "--extraction_timeout", "9", "--explain"]
+    script.main(*parse_recipe(*script.RECIPE, args=[*asked, address("short")]))
     assert "gopher_quality     rejected  gopher_short_doc: " in capsys.readouterr().out
     assert (Path(recipe.output_dir) / "metrics.json").exists()  # it looks, and changes nothing
     with pytest.raises(SystemExit, match="no page with this URL"):
-        explain.main([str(path), "https://nowhere.example.org/"])
-    with pytest.raises(SystemExit, match="give a recipe and a URL"):
-        explain.main([str(path)])
+        script.main(*parse_recipe(*script.RECIPE, args=[*asked, "https://nowhere.example.org/"]))
 
 
 def test_rows_of_a_dataset_are_told_by_id_or_url(tmp_path: Path) -> None:

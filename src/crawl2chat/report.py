@@ -13,11 +13,12 @@ from crawl2chat.web import practice, rlhf
 from crawl2chat.web.assistant import identity, interrogation, memory, thinking
 from crawl2chat.web.battles import arena
 from crawl2chat.web.cheese import capabilities, examples, graded
+from crawl2chat.web.crawl import crawl
 from crawl2chat.web.finetuning import conversations, labelling, sft
 from crawl2chat.web.fragments import clip, details, said, section, table, turns
 from crawl2chat.web.leaving import release
 from crawl2chat.web.oddities import oddities, tools
-from crawl2chat.web.pretraining import data, dream, pretrain, tokenizer
+from crawl2chat.web.pretraining import dream, pretrain, tokenizer
 from crawl2chat.web.psychology import psychology, sample
 from crawl2chat.web.tokens import STYLE as TOKEN_STYLE
 
@@ -42,7 +43,7 @@ MAIN = {
 # chapters in the lifecycle's order: sections, each with the stage that it is drawn from
 CHAPTERS = {
     "Pretraining": (
-        (data, "data"),
+        (crawl, "data"),
         (tokenizer, "tokenizer"),
         (pretrain, "pretrain"),
         (dream, "pretrain"),

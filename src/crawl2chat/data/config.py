@@ -188,6 +188,12 @@ class DataConfig:
     tasks: int = key(0, "parts of the work, each done anew when it was cut off; 0 is one a worker", ge=0)
     memory_gb: float = key(2.0, "memory to reserve a task, with `executor: ray`", gt=0)
     slurm: Slurm = field(default_factory=Slurm)
+    explain: str | None = key(None, "a page's URL or id: tell its fate step by step, and do nothing else")
+
+    def __post_init__(self):
+        self.folder = self.output_dir or ""
+        if self.explain:
+            self.output_dir = None  # a finished run stays as it is
 
     def chosen(self) -> tuple[str, ...]:
         """The steps that run, in their order; extraction has nothing to do for rows of text."""

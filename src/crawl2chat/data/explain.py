@@ -2,14 +2,13 @@
 
 Reads: a recipe of scripts/data.py, the pages it names, and, where that run is finished, its shards and rejected pages
 
-python -m crawl2chat.data.explain recipes/laptop/data.yaml https://storybook.example.org/
-python -m crawl2chat.data.explain recipes/common-crawl/data.yaml URL --output_dir output/common-crawl/data
+python scripts/data.py recipes/laptop/data.yaml --explain https://storybook.example.org/
+python scripts/data.py recipes/common-crawl/data.yaml --explain URL
 
 The page goes through the pipeline's own steps alone. What needs all other pages (MinHash) is read from the finished
 run. A page may be named by its URL or its id; where a URL was crawled several times, each page is told.
 """
 
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -26,7 +25,7 @@ from loguru import logger
 from tqdm import tqdm
 
 from crawl2chat.data import crawl, warc
-from crawl2chat.data.config import DataConfig, check
+from crawl2chat.data.config import DataConfig
 from crawl2chat.data.contamination import Decontaminate, build_index
 from crawl2chat.data.dedup import MinHashStages
 from crawl2chat.data.filters import Marks
@@ -36,7 +35,6 @@ from crawl2chat.data.pipeline import page_steps
 from crawl2chat.data.readers import Rows, page
 from crawl2chat.data.steps import Masks, Tally, size, source_of
 from crawl2chat.data.words import english
-from crawl2chat.recipe import load_recipe
 from crawl2chat.stage import fail
 
 
@@ -73,6 +71,7 @@ class Caught:
 
 def explain(config: DataConfig, url: str) -> list[list[Verdict]]:
     """The verdicts on every page at `url` (or of that id), in the pipeline's order up to the one that rejects it."""
+    logger.remove()  # datatrove's words about each step
     told = [fate(config, document, first) for document, first in find(config, url)]
     if not told:
         fail(f"{url}: no page with this URL or id among those that the recipe reads")
@@ -154,8 +153,8 @@ def contaminated(config: DataConfig, document: Document) -> Verdict:
 
 def duplicates(config: DataConfig, document: Document) -> Verdict:
     """Whether the finished run took the page for a copy, and which kept page is most like it."""
-    output = Path(config.output_dir or "")
-    if not config.output_dir or not (output / "funnel.json").exists():
+    output = Path(config.folder)
+    if not config.folder or not (output / "funnel.json").exists():
         return Verdict("minhash", "unknown", "", ["it needs all pages: run the stage to its end, then ask again"])
     for file in sorted((output / "rejected").glob("minhash-*.jsonl.gz")):
         if any(row["id"] == document.id for row in read_rejected(file)):
@@ -205,7 +204,7 @@ def files_of(config: DataConfig) -> Iterator[Path]:
             with TemporaryDirectory() as folder:
                 yield crawl.fetch(address, Path(folder))
         return
-    where = str(Path(config.output_dir) / "web") if config.make_web else config.warc
+    where = str(Path(config.folder) / "web") if config.make_web else config.warc
     if not (files := warc.warc_files(where)):
         fail(f"{where}: no WARC files there; run scripts/data.py first, or correct `warc` in the recipe")
     yield from files
@@ -240,16 +239,3 @@ def told(url: str, fates: list[list[Verdict]]) -> str:
     """The verdicts as text, addresses masked."""
     parts = ["\n".join(verdict.lines() for verdict in verdicts) for verdicts in fates]
     return f"{Masks().url(url)}\n" + "\n\n".join(parts)
-
-
-def main(args: list[str]) -> None:
-    if len(args) < 2 or args[0].startswith("-") or args[1].startswith("-"):
-        fail("give a recipe and a URL: python -m crawl2chat.data.explain recipes/laptop/data.yaml URL")
-    logger.remove()  # datatrove's words about each step
-    (config,) = load_recipe(DataConfig, args=[args[0], *args[2:]]).configs
-    check(config)
-    print(told(args[1], explain(config, args[1])))
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

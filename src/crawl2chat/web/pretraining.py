@@ -1,57 +1,12 @@
 """The report's pages about pretraining: from crawl to clean text, to tokens, and from random weights to a dream."""
 
-import gzip
 import math
 from html import escape
 
 from crawl2chat import figures
 from crawl2chat.protocol import load_tokenizer, token_view
-from crawl2chat.runs import Run, read_json
-from crawl2chat.web.fragments import bar, clip, said, section, spoken, table, tiles
-
-
-def data(run: Run) -> str:
-    """The funnel: documents, bytes and reasons at each step, precision and recall where labels are known."""
-    funnel = run.json("data", "funnel.json")
-    if funnel is None:
-        return ""
-    steps, rows = funnel["steps"], []
-    for step in steps:
-        reasons = sorted(step["reasons"].items(), key=lambda item: -item[1])[:3]
-        gone = step["documents_in"] - step["documents"]
-        right = ["" if step[key] is None else f"{step[key]:.3f}" for key in ("precision", "recall")]
-        why = ", ".join(f"{spoken(reason)} ({count:,})" for reason, count in reasons)
-        size = f"{step['bytes'] / 1e6:.1f}"
-        rows.append([spoken(step["step"]), f"{step['documents']:,}", f"{gone:,}", size, *right, why])
-    head = ["step", "kept", "dropped", "MB left", "precision", "recall", "most frequent reasons"]
-    sources = sorted(funnel["sources"].items(), key=lambda item: -item[1])
-    return section(
-        "From crawl to clean text",
-        "What each filter let through and why it dropped the rest. Precision: how many of the pages it dropped "
-        "deserved it. Recall: how many of the pages that deserved it were dropped.",
-        figures.funnel([(step["step"], step["documents_in"], step["documents"]) for step in steps]),
-        table(head, rows, numeric=range(1, 6)),
-        "<h3>Pages kept, by source</h3>" + figures.bars(sources) if sources else "",
-        rejected(run),
-    )
-
-
-def rejected(run: Run) -> str:
-    """The first page that each step dropped, and why."""
-    parts, folder = [], run.folder / "data" / "rejected"
-    for step in [step["step"] for step in run.json("data", "funnel.json")["steps"]]:
-        for path in sorted(folder.glob(f"{step}-*.jsonl.gz"))[:1]:
-            with gzip.open(path, "rt", encoding="utf-8", errors="replace") as lines:
-                line = lines.readline(1_000_000)
-            if line:
-                row = read_json(path, line, 1)
-                page = (
-                    f"<small>{escape(clip(str(row['url']), 90))}</small><p>{escape(clip(str(row['start']), 260))}</p>"
-                )
-                why = f"<b>{spoken(step)}: {spoken(row['reason'])}</b>"
-                parts.append(f'<div class="dropped">{why}{page}</div>')
-    note = "<h3>Dropped: the first page of each step</h3>"
-    return f'{note}<div class="chats">{"".join(parts)}</div>' if parts else ""
+from crawl2chat.runs import Run
+from crawl2chat.web.fragments import bar, clip, said, section, tiles
 
 
 def tokenizer(run: Run) -> str:
