@@ -18,7 +18,6 @@ from transformers import (
 )
 from trl import ModelConfig, get_quantization_config
 
-from crawl2chat import rms_norm
 from crawl2chat.checkpoint_folder import SAVING, publish
 from crawl2chat.disk import is_full
 from crawl2chat.stage import fail
@@ -214,8 +213,8 @@ def flops_per_token(model: PreTrainedModel, length: int) -> int:
 
 
 def fast_on_cpu(training_args: TrainingArguments) -> None:
-    """On a CPU: bf16 exactly where the processor is made for it, the fastest exact fp32 products, a norm with a faster
-    backward pass, and freed memory kept.
+    """On a CPU: bf16 exactly where the processor is made for it, the fastest exact fp32 products, and freed memory
+    kept.
 
     The arguments freeze `bf16` into `mixed_precision` when they are made, so both are set. glibc returns each large
     tensor to the system when it is freed and asks for it again a moment later; keeping it makes SFT's changing shapes
@@ -225,7 +224,6 @@ def fast_on_cpu(training_args: TrainingArguments) -> None:
         torch.set_float32_matmul_precision("high")
         return
     torch.set_float32_matmul_precision("medium")
-    rms_norm.install()
     if training_args.deepspeed_plugin is None:  # its config has its own precision, fixed by the launch
         training_args.bf16 = cpu_has_bf16()
         training_args.mixed_precision = "bf16" if training_args.bf16 else "no"

@@ -30,6 +30,7 @@ from torch.utils.data import DataLoader
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from trl.models import unwrap_model_for_generation
 
+from crawl2chat import rms_norm
 from crawl2chat.advantages import (
     adapt,
     against_others,
@@ -135,6 +136,8 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         self.ref_model = None if ref_model is None else ref_model.requires_grad_(False).eval().to(args.device)
         pair = PolicyAndValue(model, value_model)
         no_dropout(pair)
+        if args.device.type == "cpu":
+            rms_norm.install()
         super().__init__(
             model=pair, args=args, train_dataset=train_dataset,
             eval_dataset=eval_dataset, processing_class=processing_class, **kwargs,
