@@ -13,7 +13,7 @@ from contextlib import contextmanager
 import openai
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from crawl2chat import serving
@@ -295,6 +295,7 @@ TEXTS = st.text("ab\n: H", max_size=30)
 
 
 @settings(max_examples=300, deadline=None)
+@example(": aa", ["aa"], 1, True)
 @given(TEXTS, st.lists(st.text("ab\n", min_size=1, max_size=3), max_size=2), st.integers(1, 4), st.booleans())
 def test_what_is_shown_ends_before_the_first_text_that_ends_it(text, stops, width, page):
     held, shown = _Held(stops, page), ""

@@ -145,11 +145,11 @@ class _Held:
             return self._release(self._shown(text[: min(found)]), cut=True), True
         sure = self._shown(text)
         if self.page and (perhaps := PERHAPS_NEXT.search(text)):
-            sure = min(sure, perhaps.start())
+            sure = min(sure, self._shown(text[: perhaps.start()]))
         for stop in self.stops:
             for length in range(min(len(stop) - 1, len(text)), 0, -1):
                 if text.endswith(stop[:length]):
-                    sure = min(sure, len(text) - length)
+                    sure = min(sure, self._shown(text[: len(text) - length]))
                     break
         return self._release(sure), False
 
