@@ -24,10 +24,10 @@ TRL's, over that of two runs of one side with different seeds, each averaged ove
 trainers differ by. Prints a table and, last, one JSON line: {"episodes_vs_trl", "memory_vs_trl", "kl_curve_distance",
 "reward_curve_distance"}.
 
-With --seeds 2 --batches 4 --lora_rounds 1 on two cores of an AMD EPYC (Zen 5), 2026-11-23: ours 47.0 episodes a second
-(44.9 to 49.2), TRL 21.0 (20.4 to 21.5): 2.25 times as many (2.09 to 2.41), 1.64 times where TRL too has our matrix
-precision and allocator (one run); with LoRA 2,325 MB against 2,680 (0.87). Distances: KL 0.85, score 0.88. Neither 3
-times nor 0.75 is reached.
+With --seeds 2 --batches 3 --lora_rounds 1 on two cores of an AMD EPYC (Zen 5), 2026-11-23: ours 50.1 episodes a second
+(48.8 to 51.5), TRL 21.6 (19.5 to 23.7): 2.33 times as many (2.17 to 2.50), 1.68 times where TRL too has our matrix
+precision and allocator (one run); with LoRA 1,948 MB against 2,747 (0.71). Distances: KL 0.81, score 0.79. 0.75 of the
+memory is reached, 3 times the speed is not.
 """
 
 import argparse

@@ -403,8 +403,6 @@ def test_the_engine_puts_replies_together_as_training_saw_them(name, messages):
 
     ids, mask = loss_mask(tokenizer, messages)
     model = SimpleNamespace(config=SimpleNamespace(), generation_config=SimpleNamespace())
-    model.training, model.eval, model.train = False, lambda: None, lambda mode: None
-    model.config._attn_implementation, model.device = "sdpa", SimpleNamespace(type="cpu")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine, "decode", scribe(ids))
         (reply,) = engine.generate(model, tokenizer, [messages[:last]], [search, python], max_new_tokens=10_000)

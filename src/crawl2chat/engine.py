@@ -100,12 +100,12 @@ def stream(
     seed: int = 0,
     describe_tools: bool = False,
     reply: Reply | None = None,
-    decoder: Callable[..., Iterator[tuple[int, int, bool]]] = decode,
+    decoder: Callable[..., Iterator[tuple[int, int, bool]]] | None = None,
 ) -> Iterator[Piece]:
     """One reply, piece by piece as it is made (see `generate`); the generator's return value is the Reply.
 
     `reply`, a Reply with prompt_ids, is filled in place of a new one made of `messages`: its turns can be read
-    meanwhile. `decoder` is called as `decode` is, with one prompt: a server decodes several requests together.
+    meanwhile. `decoder` is called in place of `decode`, with one prompt: a server decodes several requests together.
     """
     replies = [reply] if reply else _prompts(model, tokenizer, [messages], tools if describe_tools else None)
     ends, ids, shown, waiting = _ends(model, tokenizer), [], "", ()
@@ -214,7 +214,7 @@ def _converse(
     seed: int,
     batch_size: int,
     first: int = 0,
-    decoder: Callable[..., Iterator[tuple[int, int, bool]]] = decode,
+    decoder: Callable[..., Iterator[tuple[int, int, bool]]] | None = None,
 ) -> Iterator[tuple[int, str, int | str]]:
     """Fill the replies, round by round: everyone writes a turn, those who called tools are answered and write another.
 
@@ -232,7 +232,7 @@ def _converse(
         numbers = [uniforms[i][n:] for i, n in zip(writing, written, strict=True)]
         turns: list[list[int]] = [[] for _ in writing]
         called = {}
-        for row, token, finished in decoder(
+        for row, token, finished in (decoder or decode)(
             model, prompts, budgets, ends, len(tokenizer), sampling, numbers, batch_size
         ):
             i = writing[row]
