@@ -15,6 +15,8 @@ from crawl2chat.model import check_weights, load_model
 from test_distributed import SCRIPTS, accelerate, ended, losses, recipe, world  # noqa: F401
 from test_memory import model_of
 
+pytestmark = pytest.mark.slow  # half a minute and more
+
 ROOT = Path(__file__).parents[1]
 JOBS = ["pretrain", "sft", "grpo"]  # the last is refused where it is sharded
 

@@ -16,6 +16,8 @@ from crawl2chat.pretraining import PretrainingArguments, PretrainingTrainer
 from hub_server import LOST, hub_server
 from tiny import tiny_model, tiny_tokenizer
 
+pytestmark = pytest.mark.slow  # half a minute and more
+
 TOKENIZER = tiny_tokenizer()
 FIXED = {"max_steps": 6, "save_steps": 2, "logging_steps": 1, "report_to": "none", "use_cpu": True}
 FIXED |= {"per_device_train_batch_size": 2, "disable_tqdm": True, "push_to_hub": True, "hub_model_id": "me/model"}
