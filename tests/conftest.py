@@ -2,7 +2,6 @@
 
 import os
 import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -25,10 +24,3 @@ def offline(monkeypatch):
         return connect(self, address)
 
     monkeypatch.setattr(socket.socket, "connect", local_only)
-
-
-@pytest.fixture(autouse=True)
-def norms_stay_the_librarys(monkeypatch):
-    """PPO's trainer exchanges the RMSNorm of its whole process, which tests share."""
-    if "crawl2chat.rms_norm" in sys.modules:
-        monkeypatch.setattr("crawl2chat.rms_norm.install", lambda: None)

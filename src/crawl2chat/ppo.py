@@ -137,7 +137,7 @@ class PPOTrainer(SafeCheckpoints, Trainer):
         pair = PolicyAndValue(model, value_model)
         no_dropout(pair)
         if args.device.type == "cpu":
-            rms_norm.install()
+            rms_norm.install(pair)
         super().__init__(
             model=pair, args=args, train_dataset=train_dataset,
             eval_dataset=eval_dataset, processing_class=processing_class, **kwargs,
