@@ -128,13 +128,27 @@ class LeanTrainer(Trainer):
         return self.flops_per_token * inputs["input_ids"].numel()
 
 
+class _Young(TrainerCallback):
+    """Samples of a model that is not evaluated yet."""
+
+    def __init__(self, trainer: "PretrainingTrainer"):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if str(state.global_step).rstrip("0") == "1" and not control.should_evaluate:
+            began = time.perf_counter()
+            self.trainer.write_samples(self.trainer.accelerator.unwrap_model(self.trainer.model))
+            self.trainer.seconds_beside += time.perf_counter() - began
+
+
 class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
     """The lean Trainer, safe to kill, by Muon where asked, and evaluated by bits per byte, choices and samples.
 
     Args:
         shares: bytes that each source contributes to a training token, which weigh its held-out bits per byte.
         questions: scored at every evaluation as lm-eval scores HellaSwag, by name.
-        prompts: continued greedily at every evaluation and kept in `output_dir`/samples.jsonl.
+        prompts: continued greedily at every evaluation and at the steps 1, 10, 100 and so on, for a model changes most
+            when it is young; kept in `output_dir`/samples.jsonl.
     """
 
     def __init__(
@@ -150,6 +164,7 @@ class PretrainingTrainer(SafeCheckpoints, MuonOptimizer, LeanTrainer):
         self.seconds_beside = 0.0  # evaluations of this process
         self.evaluated: tuple[int, dict[str, float]] = -1, {}  # the last evaluation's step and metrics
         self.last_row = 0, time.perf_counter(), 0.0  # step, time and seconds_beside of the last row of the log
+        self.add_callback(_Young(self))
         if not self.args.disable_tqdm:
             self.remove_callback(ProgressCallback)
             self.add_callback(Progress())
