@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from test_tracking import SECRETS
+
 ROOT = Path(__file__).parents[1]
 STAGES = ["data", "tokenizer", "pretrain"]
 READS = {"data": "", "tokenizer": "reads: run/data\n", "pretrain": "reads: run/data\n"}
@@ -232,11 +234,13 @@ def test_the_laptops_lifecycle_runs_from_raw_pages_to_a_report(tmp_path):
         shrink(recipe)
         if path.stem == "arena":
             recipe["checkpoints"] = [one for one in recipe["checkpoints"] if one["name"] != "rejection"]
-        recipe.update({key: value for key, value in SMALLER.get(path.stem.partition("-")[0], {}).items()})
+        recipe.update(SMALLER.get(path.stem.partition("-")[0], {}) | {"report_to": "wandb"})
         with open(tmp_path / "recipes" / path.name, "w", encoding="utf-8") as handle:
             yaml.dump(recipe, handle)
     command = ["bash", "scripts/lifecycle.sh", str(tmp_path / "recipes")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    tracked = {f"WANDB_{place}": str(tmp_path / "wandb") for place in ("DIR", "CACHE_DIR", "DATA_DIR", "CONFIG_DIR")}
+    env = os.environ | tracked | {"WANDB_MODE": "offline"} | SECRETS
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     said = "\n".join(line for line in done.stderr.splitlines() if "%|" not in line and line.strip())
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{said[-2000:]}"
     numbers = json.loads((tmp_path / "run/report/report.json").read_text())
@@ -247,5 +251,10 @@ def test_the_laptops_lifecycle_runs_from_raw_pages_to_a_report(tmp_path):
     assert {"preferences/pairs", "reward/accuracy", "ppo/gold_gain", "ppo/gold_p_value", "ppo/kl"} <= set(numbers)
     assert {"arena/rating/grpo", "arena/win_rate/grpo/base", "arena-verse/battles", "release/files"} <= set(numbers)
     assert "report: " in done.stdout and "chat: " in done.stdout and "Who are you?" in done.stdout
-    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert len([file for file in files if file.suffix == ".wandb"]) == 17
+    assert {"README.md", "report.json", "battles.jsonl", "training_args.bin"} <= {file.name for file in files}
+    held = [(file, name) for file in files for name, secret in SECRETS.items() if secret.encode() in file.read_bytes()]
+    assert held == [] and not any(secret in done.stdout + done.stderr for secret in SECRETS.values())
+    again = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=env)
     assert again.stdout.count("complete, skipped") == 17
