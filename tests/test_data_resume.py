@@ -1,5 +1,6 @@
 """The data stage under kill -9, of a worker and of the whole stage: the same command ends with the same shards."""
 
+import gzip
 import json
 import os
 import random
@@ -7,9 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -20,6 +24,8 @@ from test_data_script import BREAD, CLOCK, RIVER, config, script, warc_record
 ROOT = Path(__file__).parents[1]
 COUNTRIES = "France Chile Norway Kenya Japan Peru Nepal Ghana Malta Cuba Egypt Spain Qatar Samoa Tonga Fiji".split()
 
+KEEPER = "keeper@clocks-museum.org"
+
 
 @pytest.fixture(scope="module")
 def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -29,7 +35,8 @@ def web(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for number in range(64):
         sentences = [text for text in (RIVER + " " + BREAD + " " + CLOCK).replace("\n", " ").split(". ") if text]
         mine = rng.sample(sentences, 12) if number % 3 else [f"{COUNTRIES[number // 6]} has one."] + sentences[:12]
-        pages.append(warc_record(f"https://a.example.org/{number}", ". ".join(mine) + "."))
+        text = ". ".join([*mine, f"More is known to {KEEPER}, who keeps the clocks"]) + "."
+        pages.append(warc_record(f"https://a.example.org/{number}", text))
     for part in range(4):
         (folder / f"{part}.warc.gz").write_bytes(b"".join(pages[part::4]))
     return folder
@@ -57,6 +64,17 @@ def wait_for(output: Path, name: str, count: int, process: subprocess.Popen) -> 
         time.sleep(0.002)
 
 
+def left_of(output: Path) -> Iterator[bytes]:
+    """What every file below holds, out of its compression where it is whole."""
+    for path in sorted(path for path in output.rglob("*") if path.is_file()):
+        yield path.read_bytes()
+        with suppress(OSError, EOFError, pa.ArrowInvalid):
+            if path.suffix == ".parquet":
+                yield json.dumps(pq.read_table(path).to_pylist()).encode()
+            elif path.suffix == ".gz":
+                yield gzip.decompress(path.read_bytes())
+
+
 @pytest.fixture(scope="module")
 def undisturbed(web: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("undisturbed") / "out"
@@ -78,6 +96,7 @@ def test_a_stage_that_was_killed_ends_with_the_same_shards(
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (tmp_path / "out" / "shards").exists()
+    assert KEEPER.encode() not in b"".join(left_of(tmp_path / "out"))
     second = start(web, tmp_path / "out")
     said = second.communicate()[0]
     assert second.returncode == 0, said

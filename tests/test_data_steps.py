@@ -85,7 +85,7 @@ def test_only_the_steps_that_are_asked_for_are_made_and_no_list_is_read_for_the_
     monkeypatch.setattr(filters.Urls, "__init__", lambda *_: pytest.fail("the URL lists"))
     recipe = DataConfig(steps=["pii", "c4", "language"], educational=Educational())
     assert list(filters.page_filters(recipe, Path("nowhere"))) == ["language", "c4"]
-    assert recipe.chosen() == ("language", "c4", "educational", "pii")
+    assert recipe.chosen() == ("language", "c4", "pii", "educational")
 
 
 # a classifier
@@ -194,9 +194,9 @@ def test_marks_and_benchmarks_stand_in_the_funnel_of_a_run(tmp_path: Path) -> No
     knobs |= {"decontamination": Decontamination({"clocks": str(tmp_path / "held.jsonl")})}
     script.main(config(tmp_path, dataset_name=str(tmp_path / "set"), **knobs))
     funnel = json.loads((tmp_path / "out" / "funnel.json").read_text())
-    order = ["read", "language", "minhash", "decontamination", "educational", "pii"]
+    order = ["read", "language", "pii", "minhash", "decontamination", "educational"]
     assert [step["step"] for step in funnel["steps"]] == order
-    assert [step["documents"] for step in funnel["steps"]] == [4, 4, 3, 2, 1, 1]
+    assert [step["documents"] for step in funnel["steps"]] == [4, 4, 4, 3, 2, 1]
     assert funnel["contamination"] == {"clocks": {"questions": 1, "too_short": 0, "pages": 1, "found": 1}}
     assert funnel["steps"][4]["reasons"] == {"score_0": 1}
     (row,) = rows(tmp_path / "out")
@@ -222,6 +222,11 @@ ADDRESSES = ["jane.doe@mail.example.net", "o'neil+x@sub.domain.org", "91.198.174
 )
 def test_texts_are_masked_as_by_datatrove(parts: list[str]) -> None:
     assert Masks().format("".join(parts)) == PIIFormatter().format("".join(parts))
+
+
+def test_copies_of_a_page_stay_copies_when_they_are_masked() -> None:
+    copies = [Document(f"Ask {ADDRESSES[0]}.", str(number), metadata={}) for number in range(3)]
+    assert {page.text for page in Masks().run(iter(copies))} == {"Ask email@example.com."}
 
 
 def test_an_address_in_a_run_without_blanks_is_masked_too() -> None:

@@ -12,7 +12,7 @@ from crawl2chat.data.laptop import EXTRAS
 from crawl2chat.data.recital import Recital
 from crawl2chat.stage import fail
 
-STEPS = ("url", "extraction", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "minhash", "pii")
+STEPS = ("url", "extraction", "language", "gopher_repetition", "gopher_quality", "c4", "fineweb", "pii", "minhash")
 SHARE = {"ge": 0, "le": 1}
 REMOTE = re.compile(r"(https?|s3|file)://")
 
@@ -199,8 +199,7 @@ class DataConfig:
         """The steps that run, in their order; extraction has nothing to do for rows of text."""
         steps = [step for step in STEPS if step in self.steps and not (self.dataset_name and step == "extraction")]
         more = [name for name in ("decontamination", "educational") if getattr(self, name)]
-        masked = steps[-1:] if "pii" in steps else []
-        return (*steps[: len(steps) - len(masked)], *more, *masked)
+        return (*steps, *more)
 
 
 def check(config: DataConfig) -> None:

@@ -81,6 +81,7 @@ def explain(config: DataConfig, url: str) -> list[list[Verdict]]:
 def fate(config: DataConfig, document: Document, first: Verdict) -> list[Verdict]:
     """One page through all steps."""
     verdicts = [first]
+    source = source_of(document.metadata.get("url") or "", config.sources, config.default_source)
     for name, step in steps_of(config):
         if verdicts[-1].verdict != "passed":
             return verdicts
@@ -96,7 +97,10 @@ def fate(config: DataConfig, document: Document, first: Verdict) -> list[Verdict
             verdicts[-1].measured = [f"took more than {seconds:g} s of computing"]
         elif name == "extraction":
             verdicts[-1].measured = [f"{size(before):,} bytes of HTML, {size(document) if passed else 0:,} of text"]
-    return verdicts if verdicts[-1].verdict != "passed" else [*verdicts, *afterwards(config, document)]
+        elif name == "pii":
+            emails, ips = step.emails_replacer.count, step.ip_replacer.count
+            verdicts[-1].measured = [f"{emails} e-mail addresses and {ips} IP addresses masked"]
+    return verdicts if verdicts[-1].verdict != "passed" else [*verdicts, *afterwards(config, document, source)]
 
 
 def steps_of(config: DataConfig) -> Iterator[tuple[str, PipelineStep]]:
@@ -116,8 +120,8 @@ def alone(step: PipelineStep, document: Document) -> tuple[bool, str]:
     return bool(passed), "" if passed else caught.documents[0].metadata.get("filter_reason", "")
 
 
-def afterwards(config: DataConfig, document: Document) -> Iterator[Verdict]:
-    """What follows the filters: duplicates by the finished run, then benchmarks, the classifier, masks and source."""
+def afterwards(config: DataConfig, document: Document, source: str) -> Iterator[Verdict]:
+    """What follows the steps of one page: duplicates by the finished run, benchmarks, the classifier, the shards."""
     if "minhash" in config.chosen():
         yield (verdict := duplicates(config, document))
         if verdict.verdict == "rejected":
@@ -132,12 +136,6 @@ def afterwards(config: DataConfig, document: Document) -> Iterator[Verdict]:
         yield Verdict("educational", "passed" if passed else "rejected", reason, [said])
         if not passed:
             return
-    if "pii" in config.chosen():
-        masks = Masks(**vars(config.pii))
-        masks.format(document.text)
-        emails, ips = masks.emails_replacer.count, masks.ip_replacer.count
-        yield Verdict("pii", "passed", "", [f"{emails} e-mail addresses and {ips} IP addresses masked"])
-    source = source_of(document.metadata.get("url") or "", config.sources, config.default_source)
     yield Verdict("shards", "passed", "", [f"{size(document):,} bytes of text, source {source}"])
 
 

@@ -1,8 +1,9 @@
 """FineWeb's pipeline (https://arxiv.org/abs/2406.17557) wired from datatrove's own steps.
 
 Pages pass every filter in one go, from URL to MinHash signature; then duplicates are found over all of them; then what
-stays is held against benchmarks and a classifier where the recipe asks for it, masked and written. The recipe's
-defaults are the published parameters (config.py).
+stays is held against benchmarks and a classifier where the recipe asks for it, and written. The recipe's defaults are
+the published parameters (config.py). Addresses are masked before the first page is written down, not at the end as in
+FineWeb: a run that is killed leaves none on the disk.
 """
 
 import json
@@ -54,6 +55,8 @@ def page_steps(config: DataConfig, rejected: Path) -> list[PipelineStep]:
     if "extraction" in config.chosen():
         writer = Rejected(rejected, "extraction")
         made["extraction"] = Extract(config.extraction_timeout, writer, config.extraction_precision)
+    if "pii" in config.chosen():
+        made["pii"] = Masks(**vars(config.pii))
     return [part for step in config.chosen() if step in made for part in (made[step], Tally(step))]
 
 
@@ -67,7 +70,8 @@ def run_funnel(
     """
     work, steps = workers.work, config.chosen()
     kept, rejected, index = work / "kept", work / "rejected", work / "benchmarks"
-    first = [reader, Tally("read", tick), *page_steps(config, rejected), Shards(kept, "${rank}.parquet")]
+    source = Source(config.sources, config.default_source)  # of the URL as it is: its host may be masked
+    first = [reader, Tally("read", tick), source, *page_steps(config, rejected), Shards(kept, "${rank}.parquet")]
     second: list[PipelineStep] = [Kept(kept)]
     later = [step for step in ("minhash", "decontamination", "educational") if step in steps]
     stages = MinHashStages(config.minhash, work) if "minhash" in steps else None
@@ -83,9 +87,6 @@ def run_funnel(
         second += [Decontaminate(index, config.decontamination.n_grams, writer), Tally("decontamination")]
     if config.educational:
         second += [Marks(config.educational, Rejected(rejected, "educational")), Tally("educational")]
-    second.append(Source(config.sources, config.default_source))
-    if "pii" in steps:
-        second += [Masks(**vars(config.pii)), Tally("pii")]
     second.append(Shards(work / "shards", "${source}/${rank}.parquet"))
     left = ("shards/*/{rank:05d}.parquet", *(f"rejected/{step}-{{rank:05d}}.jsonl.gz" for step in later))
     stats += workers.run("write", second, tasks, leftovers=left).stats

@@ -70,16 +70,17 @@ class Digests(PipelineStep):
 
 
 class Replacer(PIIReplacer):
-    """datatrove's replacer that counts."""
+    """datatrove's replacer that counts; `turn` is the number of the next replacement."""
 
-    count = 0
+    count = turn = 0
 
     def replace(self, text: str) -> str:
         def one(found: re.Match) -> str:
             if self.validator and not self.validator(found[0]):
                 return found[0]
             self.count += 1
-            return self.replacements[(self.count - 1) % len(self.replacements)]
+            self.turn += 1
+            return self.replacements[(self.turn - 1) % len(self.replacements)]
 
         return self.regex.sub(one, text)
 
@@ -87,6 +88,7 @@ class Replacer(PIIReplacer):
 class Masks(PIIFormatter):
     """FineWeb's masks of e-mail addresses and public IP addresses, counted; in the text and in the page's URL.
 
+    Every text begins with the first of the replacements, so that copies of a page stay copies, whoever masks them.
     The published expression takes the square of a run's length where it finds nothing; here it sees the words with an
     @ alone, and of a run that is no word no more than an address can hold.
     """
@@ -110,6 +112,7 @@ class Masks(PIIFormatter):
         self.stat_update("ips", value=self.ip_replacer.count)
 
     def format(self, text: str) -> str:
+        self.emails_replacer.turn = self.ip_replacer.turn = 0
         if self.remove_emails and "@" in text:
             words = text.split(" ")
             for number, word in enumerate(words):
