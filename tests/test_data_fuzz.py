@@ -1,7 +1,9 @@
 """Hostile crawls: whatever a file or a page holds, nothing crashes, nothing hangs, every record has its fate."""
 
+import gc
 import gzip
 import random
+import signal
 import time
 import zlib
 from collections.abc import Iterator
@@ -163,6 +165,24 @@ def test_no_text_breaks_a_filter_that_runs_alone(text: str, tmp_path_factory: py
 
 english().wake()
 STEPS = list(filters.page_filters(DataConfig(url_lists="words"), Path("nowhere")).values())
+
+
+def test_no_collection_swallows_the_end_of_a_pages_time() -> None:
+    began, calls = time.process_time(), []
+
+    def back(phase: str, info: dict) -> None:  # as some libraries have one: what a signal raises in it is lost
+        if signal.getitimer(signal.ITIMER_PROF)[0]:
+            calls.append(phase)
+
+    gc.callbacks.append(back)
+    try:
+        with pytest.raises(filters.OutOfTime), filters.at_most(0.05):
+            rows = []
+            while time.process_time() - began < 3:
+                rows.append([[]])
+        assert not calls and gc.isenabled()
+    finally:
+        gc.callbacks.remove(back)
 
 
 def test_a_filter_that_takes_too_long_rejects_the_page_and_goes_on() -> None:

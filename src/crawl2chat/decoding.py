@@ -10,16 +10,18 @@ Sampling takes its random numbers by (row, position): what a row becomes does no
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicLayer
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from crawl2chat.logps import sharded
 
 
 @dataclass(frozen=True)
@@ -173,7 +175,18 @@ class Batch:
             layer.join(others, self.length, self.length + room)
 
 
-@torch.inference_mode()
+def _without_gradients(decode: Callable) -> Callable:
+    """In inference mode; under ZeRO-3, whose buffers training goes on with, only without gradients."""
+
+    @wraps(decode)
+    def run(model: PreTrainedModel, *args, **kwargs):
+        mode = torch.no_grad() if sharded(model) else torch.inference_mode()
+        return mode(decode)(model, *args, **kwargs)
+
+    return run
+
+
+@_without_gradients
 def decode(
     model: PreTrainedModel,
     prompts: Sequence[Sequence[int]],

@@ -4,6 +4,7 @@ A page that a filter breaks on, or cannot judge in time, is rejected with that r
 on.
 """
 
+import gc
 import math
 import signal
 import threading
@@ -49,13 +50,16 @@ def at_most(seconds: float) -> Iterator[None]:
     def ring(*_: object) -> None:
         raise OutOfTime
 
-    before = signal.signal(signal.SIGPROF, ring)
-    signal.setitimer(signal.ITIMER_PROF, seconds, 0.25)  # and again: a callback of Python's own may swallow one
+    before, collects = signal.signal(signal.SIGPROF, ring), gc.isenabled()
+    gc.disable()  # whatever is raised while it calls back is lost: the page would have all the time it wants
+    signal.setitimer(signal.ITIMER_PROF, seconds, 0.25)  # and again: a finalizer may swallow one
     try:
         yield
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, before)
+        if collects:
+            gc.enable()
 
 
 class Safe:
