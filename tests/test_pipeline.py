@@ -228,6 +228,29 @@ def test_words_and_sentences_are_those_of_datatroves_tokenizer_on_any_text(parts
     same("".join(parts))
 
 
+@pytest.mark.parametrize(
+    "text", ["{" * 40_000, "a@b." * 9000 + " and " + "word " * 30_000, "a\t" * 60_000, "word. " * 30_000]
+)
+def test_a_page_is_cut_up_before_spacy_meets_what_it_cannot_end(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, met = words.English(), []
+    tokenizer.wake()
+    learn = words.English.learn
+    monkeypatch.setattr(words.English, "learn", lambda self, pieces: met.extend(pieces) or learn(self, pieces))
+    found = list(words.parts(text))
+    assert [at for at, _ in found] == [sum(len(part) for _, part in found[:i]) for i in range(len(found))]
+    assert sum(len(part) for _, part in found) == len(text)
+    assert all(len(part) <= words.AT_ONCE for _, part in found)
+    tokenizer.word_tokenize(text)
+    assert max(map(len, met)) <= words.LONG
+    spans = tokenizer.span_tokenize(text)
+    assert all(start < end <= following for (start, end), (following, _) in zip(spans, spans[1:], strict=False))
+
+
+def test_a_long_ordinary_page_has_the_words_that_datatroves_tokenizer_finds() -> None:
+    page = " ".join(TEXTS[:2]).replace(":-) ok :) ", "") * 400
+    assert len(page) > words.AT_ONCE and english().word_tokenize(page) == SPACY.word_tokenize(page)
+
+
 def test_what_is_remembered_of_words_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(words, "MOST", 3)
     tokenizer = words.English()

@@ -2,10 +2,13 @@
 
 spaCy cuts text at blanks and then cuts each piece by rules that look at nothing else, so a piece need be cut only
 once. The words are those of datatrove's own tokenizer, and so are the filters' verdicts; a test holds them together.
+Two things differ, for spaCy's time grows with the square of a run without blanks, and no signal reaches it there: such
+a run is broken up every LONG characters, and a page is gone through AT_ONCE characters at a time.
 """
 
 import re
 import sys
+from collections.abc import Iterator
 from functools import lru_cache
 from itertools import chain
 
@@ -16,6 +19,8 @@ from datatrove.utils.word_tokenizers import SpaCyTokenizer, strip_strings
 ODD = re.compile(r"[:;=][^\w\s]|[^\w\s][:;=]|8-?\)|\(-?8|['’]\s+['’]|IS_ALPHA")
 BLANKS = re.compile(r"[^\S ]|  |^ | $")  # white space that is a token of its own
 APART = " word "
+LONG = 1000  # characters without a blank between them: no prose
+AT_ONCE = 50_000  # characters that take spaCy three seconds at the very worst
 MOST = 300_000  # pieces remembered at once: about 100 MB
 
 
@@ -71,6 +76,9 @@ class English(SpaCyTokenizer):
         self.marks.clear()
 
     def word_tokenize(self, text: str) -> list[str]:
+        return list(chain.from_iterable(self.words_of(part) for _, part in parts(text)))
+
+    def words_of(self, text: str) -> list[str]:
         return super().word_tokenize(text) if ODD.search(text) else list(chain.from_iterable(self.cut(text.split())))
 
     def cut(self, pieces: list[str]) -> list[list[str]]:
@@ -85,6 +93,9 @@ class English(SpaCyTokenizer):
 
     def span_tokenize(self, text: str) -> list[tuple[int, int]]:
         """(start, end) of each sentence; one begins at the first word after marks that end one, as in spaCy."""
+        return [(at + start, at + end) for at, part in parts(text) for start, end in self.spans_of(part)]
+
+    def spans_of(self, text: str) -> list[tuple[int, int]]:
         if not text or ODD.search(text) or BLANKS.search(text):
             return super().span_tokenize(text)
         pieces = text.split(" ")
@@ -105,6 +116,19 @@ class English(SpaCyTokenizer):
             offset += len(piece) + 1
         ends = [start - (text[start - 1] == " ") for start in starts[1:]]
         return list(zip(starts, [*ends, len(text)], strict=True))
+
+
+def parts(text: str) -> Iterator[tuple[int, str]]:
+    """(offset, part): an ordinary page is one part, itself."""
+    if max(map(len, text.split()), default=0) > LONG:
+        text = re.sub(r"\S+", lambda run: re.sub(rf"(.{{{LONG}}}).", r"\1 ", run[0]), text)
+    start = 0
+    while len(text) - start > AT_ONCE:
+        blank = max(text.rfind(" ", start, start + AT_ONCE), text.rfind("\n", start, start + AT_ONCE))
+        end = blank + 1 if blank > start else start + AT_ONCE
+        yield start, text[start:end]
+        start = end
+    yield start, text[start:]
 
 
 @lru_cache(1)
