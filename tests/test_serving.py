@@ -203,6 +203,25 @@ def test_drawn_text_follows_the_seed_and_is_the_engines(client):
     assert len({said(client, "hi", temperature=1.5) for _ in range(4)}) > 1  # without a seed every reply is another
 
 
+def test_several_choices_are_those_of_the_seeds_one_after_the_other(client):
+    options = {"temperature": 0.9, "seed": 5, "logprobs": True}
+    alone = [ask(client, "hi", **options | {"seed": 5 + i}) for i in range(3)]
+    together = ask(client, "hi", n=3, **options)
+    assert [choice.index for choice in together.choices] == [0, 1, 2]
+    for choice, one in zip(together.choices, alone, strict=True):
+        assert choice.message == one.choices[0].message
+        tokens = [[entry.token for entry in each.logprobs.content] for each in (choice, one.choices[0])]
+        assert tokens[0] == tokens[1]
+    assert together.usage.prompt_tokens == alone[0].usage.prompt_tokens
+    assert together.usage.completion_tokens == sum(one.usage.completion_tokens for one in alone)
+    chunks = list(ask(client, "hi", n=3, stream=True, stream_options={"include_usage": True}, **options))
+    assert len({chunk.id for chunk in chunks}) == 1 and chunks[-1].usage == together.usage
+    for number, one in enumerate(alone):
+        pieces = [chunk.choices[0] for chunk in chunks[:-1] if chunk.choices[0].index == number]
+        assert "".join(piece.delta.content or "" for piece in pieces) == one.choices[0].message.content
+        assert (pieces[0].delta.role, pieces[-1].finish_reason) == ("assistant", one.choices[0].finish_reason)
+
+
 def test_replies_that_are_written_together_are_those_written_alone(client):
     alone = [said(client, question, max_tokens=8 + i) for i, question in enumerate(QUESTIONS)]
     together: list[str] = [""] * len(QUESTIONS)
@@ -436,7 +455,9 @@ def test_usage_comes_last_where_it_is_asked_for(client):
         ({"top_k": -1}, "top_k"),
         ({"seed": 2**70}, "seed"),
         ({"seed": "x"}, "seed"),
-        ({"n": 2}, "n"),
+        ({"n": 9}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 2, "run_tools": True}, None),
         ({"n": True}, "n"),
         ({"stop": ["a"] * 5}, None),
         ({"stop": ""}, "stop.0"),
@@ -639,6 +660,8 @@ def test_a_full_queue_is_told_to_come_back(desk):
         for thread in threads:
             thread.join()
         assert answers == [200, 200]
+        wait(lambda: desk.taken == 0)
+        assert send(port, body | {"n": 3})[0] == 503  # there are two places
         wait(lambda: desk.taken == 0)
 
 

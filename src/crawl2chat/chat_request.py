@@ -1,8 +1,7 @@
 """What a client asks of the server, in OpenAI's words: read from bytes, checked whole, or refused in one line.
 
-What would change a reply and is not to be had here (penalties, forced calls, JSON schemas, several choices) is
-refused, never dropped. Beyond OpenAI's fields there are `top_k`, and `run_tools`: the server runs its own tools within
-the reply.
+What would change a reply and is not to be had here (penalties, forced calls, JSON schemas) is refused, never dropped.
+Beyond OpenAI's fields there are `top_k`, and `run_tools`: the server runs its own tools within the reply.
 """
 
 import json
@@ -13,7 +12,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 DEEPEST = 64  # levels of nesting in a body
 HARMLESS = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
 ONLY: dict[str, Any] = {  # fields that are taken with the value that changes nothing
-    "n": 1,
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "logit_bias": {},
@@ -119,6 +117,7 @@ class ChatRequest(_Sent):
     model_config = ConfigDict(extra="forbid")
     model: str
     messages: Annotated[list[_Message], Field(min_length=1, max_length=2000)]
+    n: Annotated[int, Field(ge=1, le=8)] | None = None
     stream: bool | None = False
     stream_options: _StreamOptions | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
@@ -140,6 +139,8 @@ class ChatRequest(_Sent):
             raise ValueError("top_logprobs needs logprobs: true")
         if self.stream_options is not None and not self.stream:
             raise ValueError("stream_options needs stream: true")
+        if self.run_tools and (self.n or 1) > 1:
+            raise ValueError("run_tools gives one choice; leave `n` out")
         if self.run_tools and self.tools:
             raise ValueError("run_tools runs the server's own tools; leave `tools` out")
         if self.stop and len(self.stop) > 4:

@@ -25,8 +25,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from crawl2chat.answering import Answers, Desk, Served
+from crawl2chat.answering import Desk, Served
 from crawl2chat.chat_request import Refused, read_json, read_request, read_tokens_request
+from crawl2chat.completions import Choices
 from crawl2chat.stage import fail
 from crawl2chat.web.chat import FILES, page_files
 from crawl2chat.web.ranking import HEADERS
@@ -69,14 +70,14 @@ def make_app(desk: Desk, host: str = "127.0.0.1", secret: str = "") -> Callable:
 
     async def chat(request: Request) -> Response:
         asked = read_request(read_json(await read_body(request)))
-        answers = desk.answer(asked)
+        choices = desk.answer(asked)
         try:
-            await while_connected(request, answers.begin())
+            await while_connected(request, choices.begin())
             if asked.stream:
-                return _Stream(answers, asked.stream_options and asked.stream_options.include_usage)
-            return JSONResponse(await while_connected(request, answers.whole()))
+                return _Stream(choices, asked.stream_options and asked.stream_options.include_usage)
+            return JSONResponse(await while_connected(request, choices.whole()))
         except BaseException:
-            answers.stop()
+            choices.stop()
             raise
 
     async def tokens(request: Request) -> Response:
@@ -167,15 +168,15 @@ class _Guard:
 class _Stream(StreamingResponse):
     """Chunks as server-sent events. However the response ends, so does the writing."""
 
-    def __init__(self, answers: Answers, usage: bool | None):
-        super().__init__(answers.events(bool(usage)), media_type="text/event-stream")
-        self.answers = answers
+    def __init__(self, choices: Choices, usage: bool | None):
+        super().__init__(choices.events(bool(usage)), media_type="text/event-stream")
+        self.choices = choices
 
     async def __call__(self, scope: dict, receive: Callable, send: Callable) -> None:
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self.answers.stop()
+            self.choices.stop()
 
 
 async def while_connected(request: Request, work):
