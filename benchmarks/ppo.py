@@ -24,9 +24,9 @@ TRL's, over that of two runs of one side with different seeds, each averaged ove
 trainers differ by. Prints a table and, last, one JSON line: {"episodes_vs_trl", "memory_vs_trl", "kl_curve_distance",
 "reward_curve_distance"}.
 
-With --seeds 2 --batches 3 --lora_rounds 1 on two cores of an AMD EPYC (Zen 5), 2026-11-23: ours 50.1 episodes a second
-(48.8 to 51.5), TRL 21.6 (19.5 to 23.7): 2.33 times as many (2.17 to 2.50), 1.68 times where TRL too has our matrix
-precision and allocator (one run); with LoRA 1,948 MB against 2,747 (0.71). Distances: KL 0.81, score 0.79. 0.75 of the
+With --seeds 3 --batches 8 --lora_rounds 1 on two cores of an AMD EPYC (Zen 5), 2026-11-24: ours 47.3 episodes a second
+(46.7 to 47.8), TRL 21.2 (20.7 to 21.7): 2.25 times as many (2.15 to 2.28), 1.86 times where TRL too has our matrix
+precision and allocator (one run); with LoRA 2,062 MB against 2,887 (0.71). Distances: KL 0.95, score 1.02. 0.75 of the
 memory is reached, 3 times the speed is not.
 """
 
