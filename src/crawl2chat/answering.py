@@ -175,7 +175,7 @@ class Desk:
 
         chosen = {key: getattr(asked, key) for key in ("temperature", "top_k", "top_p")}
         chosen = {key: self.defaults[key] if value is None else value for key, value in chosen.items()}
-        seed = secrets.randbits(63) if asked.seed is None else (asked.seed + answers.number) % 2**63
+        seed = secrets.randbits(63) if asked.seed is None else asked.seed + answers.number
         spoken = yield from speak(
             model, tokenizer, ids, own, bool(asked.offered), asked.stop or (), max_new_tokens=limit, seed=seed,
             decoder=counted, **chosen

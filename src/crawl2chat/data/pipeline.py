@@ -3,7 +3,7 @@
 Pages pass every filter in one go, from URL to MinHash signature; then duplicates are found over all of them; then what
 stays is held against benchmarks and a classifier where the recipe asks for it, and written. The recipe's defaults are
 the published parameters (config.py). Addresses are masked before the first page is written down, not at the end as in
-FineWeb: a run that is killed leaves none on the disk.
+FineWeb: what a killed run leaves of a page holds none; a crawl's file that was being read is left as it came.
 """
 
 import json
